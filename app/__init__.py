@@ -1,0 +1,1 @@
+"""The service: HTTP outside, a queue in the middle, an encoder inside. `main.create_app` puts it together."""

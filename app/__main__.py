@@ -1,0 +1,42 @@
+"""`python -m app`: the service on uvicorn. `--help` lists the flags."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from app.main import create_app
+from app.settings import Settings
+
+
+def main() -> None:
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        sys.exit("wrong settings:\n" + "\n".join(lines))
+    # uvicorn raises the signal that stopped it once more when it is done; an orderly stop is a success.
+    signal.signal(signal.SIGTERM, _exit)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # s; OpenSearch reuses a connection for 60
+        timeout_graceful_shutdown=settings.shutdown_grace_seconds,
+    )
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""The routes: HTTP in, `Engine` call, HTTP out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Coroutine, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
+
+from app.engine import Encoded, Engine
+from app.errors import ClientGone, InvalidField, MalformedJson, ServiceError, TooLarge, Unavailable
+from app.lifecycle import Lifecycle
+from app.metrics import CONTENT_TYPE, Metrics
+from app.schemas import EXAMPLES, TEXTS_NAMES, EncodeRequest
+from app.wire import Keys, token_id_keys, word_keys, write_vector
+from sparse_encoder.artifact import InputType
+
+#: OpenSearch (Lucene's FeatureField) refuses a query with a heavier token.
+MAX_QUERY_WEIGHT = 64.0
+#: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
+VECTORS_AT_ONCE = 32
+
+T = TypeVar("T")
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for, and what it gets if it does not ask."""
+
+    max_texts_per_request: int
+    max_body_bytes: int
+    max_texts_in_flight: int
+    max_batch_tokens: int
+    request_timeout_seconds: float
+    top_k_document: int
+    top_k_query: int
+
+
+class Service:
+    """What the routes need; `main` puts it on `app.state.service`."""
+
+    def __init__(self, engine: Engine, limits: Limits, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        vocabulary = engine.checkpoint.tokenizer.vocabulary
+        words = word_keys(vocabulary)
+        self.engine = engine
+        self.limits = limits
+        self.lifecycle = lifecycle
+        self.metrics = metrics
+        self.keys: Mapping[str, Keys] = {
+            "word": words,
+            "lexical": words,
+            "token_id": token_id_keys(len(vocabulary)),
+        }
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post(
+    "/encode",
+    summary="Texts to sparse vectors",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One object of token and weight for each text, in order; `{}` for a blank text.",
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "array",
+                        "items": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+                    }
+                }
+            },
+        },
+        **{
+            status: {"description": f'{text}: `{{"error": {{"type", "message", "param"}}}}`'}
+            for status, text in {
+                400: "The body is not JSON",
+                413: "Too many bytes or texts",
+                422: "A field is unknown or wrong",
+                429: "Too much in flight",
+                503: "Stopping, or not encoded in time",
+            }.items()
+        },
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [
+                            EncodeRequest.model_json_schema(by_alias=False),
+                            {"type": "array", "items": {"type": "string"}},
+                            {"type": "string"},
+                        ]
+                    },
+                    "examples": EXAMPLES,
+                }
+            },
+        }
+    },
+)
+async def encode(request: Request) -> Response:
+    """The tokens that describe each text for a search engine, each with its weight, heaviest first.
+
+    The headers of the answer say which model version computed it (`X-Model-Version`), how many tokens were encoded
+    (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
+    """
+    service = _service(request)
+    asked = _parse(await _read_body(request, service.limits.max_body_bytes))
+    limit = service.limits.max_texts_per_request
+    if len(asked.texts) > limit:
+        raise TooLarge(
+            f"{len(asked.texts)} texts in one request, at most {limit} are taken: send them in parts", "texts"
+        )
+    input_type: InputType = "query" if asked.input_type == "query" else "document"
+    encoded = await _unless_client_leaves(request, service.engine.encode(asked.texts, input_type))
+    headers = {
+        "X-Model-Version": service.engine.checkpoint.manifest.version,
+        "X-Tokens": str(encoded.tokens),
+        "Server-Timing": ", ".join(
+            f"{stage};dur={seconds * 1000:.2f}"
+            for stage, seconds in (
+                ("tokenize", encoded.tokenize_seconds),
+                ("queue", encoded.queue_seconds),
+                ("encode", encoded.encode_seconds),
+            )
+        ),
+    }
+    return Response(await _write(service, asked, encoded), 200, headers, "application/json")
+
+
+@router.get("/livez", summary="Does the process answer?")
+async def livez() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz", summary="Would a request be answered now?", responses={503: {"description": "No; says why."}})
+async def readyz(request: Request) -> dict[str, str]:
+    """Not from SIGTERM on. If the last batch failed, a probe is encoded to find out."""
+    service = _service(request)
+    if service.lifecycle.draining:
+        raise Unavailable("the service is stopping")
+    try:
+        await service.engine.check()
+    except ServiceError as error:
+        raise Unavailable(f"the encoder does not answer: {error.message}") from error
+    return {"status": "ready", "version": service.engine.checkpoint.manifest.version}
+
+
+@router.get("/info", summary="Model, limits and device")
+async def info(request: Request) -> JSONResponse:
+    service = _service(request)
+    checkpoint = service.engine.checkpoint
+    manifest = checkpoint.manifest
+    return JSONResponse(
+        {
+            "model": {
+                "version": manifest.version,
+                "created": manifest.created,
+                "architecture": manifest.architecture,
+                "activation": manifest.activation,
+                "vocabulary_size": manifest.vocabulary_size,
+                "max_length_document": manifest.max_length_document,
+                "max_length_query": manifest.max_length_query,
+                "tokenizer_sha256": manifest.tokenizer_sha256,
+                "evaluation": dict(manifest.evaluation),
+            },
+            "device": checkpoint.encoder.device,
+            "limits": asdict(service.limits),
+        }
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    return Response(_service(request).metrics.render(), media_type=CONTENT_TYPE)
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    too_large = TooLarge(f"the body has more than {max_bytes} bytes: send fewer texts at once")
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                raise too_large
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    return bytes(body)
+
+
+def _parse(body: bytes) -> EncodeRequest:
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedJson(f'the body is not JSON ({error}): send {{"texts": ["..."]}}') from error
+    try:
+        return EncodeRequest.model_validate(document)
+    except ValidationError as error:
+        raise _invalid_field(error) from None  # the cause would carry texts into the log
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _invalid_field(error: ValidationError) -> InvalidField:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else None
+    match first["type"]:
+        case "extra_forbidden":
+            known = ", ".join(EncodeRequest.model_fields)
+            return InvalidField(f"unknown field {field!r}: known are {known}", field)
+        case "missing":
+            return InvalidField(f"no texts: give a list of strings as {', '.join(TEXTS_NAMES)}", "texts")
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidField(f"{field}: {message}" if field else message, field)
+
+
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client hangs up meanwhile.
+
+    :raises ClientGone: if it did.
+    """
+
+    async def client_leaves() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(client_leaves())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _write(service: Service, asked: EncodeRequest, encoded: Encoded) -> bytes:
+    is_query = asked.input_type == "query"
+    top_k = asked.top_k or (service.limits.top_k_query if is_query else service.limits.top_k_document)
+    keys = service.keys[asked.sparse_embedding_format]
+    max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
+    parts: list[str] = []
+    for index, vector in enumerate(encoded.vectors, start=1):
+        parts.append(write_vector(vector.prune(top_k=top_k, min_weight=asked.min_weight), keys, max_weight))
+        if index % VECTORS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return f"[{','.join(parts)}]".encode("ascii")

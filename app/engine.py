@@ -1,0 +1,232 @@
+"""From texts to vectors: admit, tokenise in threads, wait in the queue, encode in one thread, answer.
+
+Requests run on the event loop; the encoder runs in a thread of its own, which takes the next batch from the queue by
+itself the moment it is free. So it never waits for a busy event loop, and a query that arrives while a batch runs is in
+the very next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from app.batching import BatchQueue
+from app.checkpoints import Checkpoint
+from app.encoders.base import TokenBatch
+from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.metrics import Metrics
+from sparse_encoder.artifact import InputType
+from sparse_encoder.vector import SparseVector
+
+# The tokenizer spreads each call over all cores itself; two callers keep a query from waiting for a long document.
+TOKENISER_THREADS = 2
+EMPTY = SparseVector.from_pairs([], [])
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The answer to one request, and where its time went."""
+
+    vectors: list[SparseVector]  #: one for each text, in order
+    tokens: int  #: encoded, special ones included
+    tokenize_seconds: float
+    queue_seconds: float
+    encode_seconds: float  #: the encoder runs that had a text of this request
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """The texts of one request that wait for the encoder. Only the event loop changes it."""
+
+    done: asyncio.Future[None]
+    vectors: list[SparseVector]
+    missing: int  #: texts without a vector yet
+    encode_seconds: float = 0.0
+    abandoned: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """One text of a job."""
+
+    job: _Job
+    index: int
+    ids: list[int] = field(repr=False)
+    is_query: bool
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def abandoned(self) -> bool:
+        return self.job.abandoned
+
+
+class Engine:
+    """`start`, then `encode` from any number of tasks of one event loop, then `stop`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        metrics: Metrics,
+        *,
+        max_batch_tokens: int,
+        max_texts_in_flight: int,
+        request_timeout_seconds: float,
+    ) -> None:
+        """:raises ValueError: if the longest text of the checkpoint could never fit a batch."""
+        longest = max(checkpoint.max_length("document"), checkpoint.max_length("query"))
+        if longest > max_batch_tokens:
+            raise ValueError(
+                f"max_batch_tokens is {max_batch_tokens}, but a text of this model can have {longest}: raise it"
+            )
+        self.checkpoint = checkpoint
+        self.texts_in_flight = 0
+        self._metrics = metrics
+        self._max_texts_in_flight = max_texts_in_flight
+        self._request_timeout_seconds = request_timeout_seconds
+        self._queue: BatchQueue[_Entry] = BatchQueue(max_batch_tokens)
+        self._queue_changed = threading.Condition()  # guards _queue and _stopping
+        self._stopping = False
+        self._last_batch_failed = False
+
+    def start(self) -> None:
+        """Starts the threads; must run on the event loop that will call `encode`."""
+        self._loop = asyncio.get_running_loop()
+        self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
+        self._worker = threading.Thread(target=self._encode_batches, name="encode", daemon=True)
+        self._worker.start()
+
+    async def stop(self) -> None:
+        """Refuses new requests, answers the ones in the queue, and ends the threads."""
+        with self._queue_changed:
+            self._stopping = True
+            self._queue_changed.notify()
+        await asyncio.to_thread(self._worker.join)
+        self._tokenisers.shutdown(wait=False, cancel_futures=True)
+
+    async def check(self) -> None:
+        """Returns if a request would be answered: the last batch was, or a probe is now.
+
+        :raises ServiceError: if not.
+        """
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if self._last_batch_failed:
+            await self.encode([self.checkpoint.probe], "query")
+
+    async def encode(self, texts: Sequence[str], input_type: InputType) -> Encoded:
+        """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
+
+        :raises Overloaded: if too many texts are in flight; none of `texts` is taken then.
+        :raises Unavailable: if the service stops or the request times out.
+        :raises EncodingFailed: if the encoder fails.
+        """
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if self.texts_in_flight + len(texts) > self._max_texts_in_flight:
+            raise Overloaded(
+                f"{self.texts_in_flight} texts are in flight and {len(texts)} more would exceed "
+                f"{self._max_texts_in_flight}: try again later"
+            )
+        self.texts_in_flight += len(texts)
+        job = _Job(self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        try:
+            async with asyncio.timeout(self._request_timeout_seconds):
+                return await self._run(job, texts, input_type)
+        except TimeoutError:
+            raise Unavailable(
+                f"not encoded within {self._request_timeout_seconds:g} s: send fewer texts at once, or try again later"
+            ) from None
+        finally:
+            self.texts_in_flight -= len(texts)
+            job.abandoned = True  # which changes nothing for one that is done
+            self._metrics.abandoned_texts.inc(job.missing)
+
+    async def _run(self, job: _Job, texts: Sequence[str], input_type: InputType) -> Encoded:
+        started = time.perf_counter()
+        tokenised = await self._loop.run_in_executor(
+            self._tokenisers, self.checkpoint.tokenizer.encode_batch, texts, self.checkpoint.max_length(input_type)
+        )
+        queued = time.perf_counter()
+        entries = [
+            _Entry(job, index, text.ids, input_type == "query")
+            for index, text in enumerate(tokenised)
+            if text.content_tokens
+        ]
+        job.missing = len(entries)
+        if entries:
+            self._enqueue(entries)
+            await job.done
+        encoded = Encoded(
+            vectors=job.vectors,
+            tokens=sum(entry.tokens for entry in entries),
+            tokenize_seconds=queued - started,
+            queue_seconds=max(0.0, time.perf_counter() - queued - job.encode_seconds),
+            encode_seconds=job.encode_seconds,
+        )
+        self._metrics.texts.labels(input_type).inc(len(texts))
+        self._metrics.tokens.inc(encoded.tokens)
+        self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
+        for stage in ("tokenize", "queue", "encode"):
+            self._metrics.stage_seconds.labels(stage).observe(getattr(encoded, f"{stage}_seconds"))
+        return encoded
+
+    def _enqueue(self, entries: list[_Entry]) -> None:
+        with self._queue_changed:
+            if self._stopping:  # since `encode` looked; the thread may have ended
+                raise Unavailable("the service is stopping")
+            self._queue.extend(entries)
+            self._queue_changed.notify()
+
+    def _encode_batches(self) -> None:
+        """The encoder's thread: runs until `stop`, whatever happens to a batch."""
+        while batch := self._next_batch():
+            started = time.perf_counter()
+            vectors: list[SparseVector] | None = None
+            try:
+                tokens = TokenBatch.pad([entry.ids for entry in batch], self.checkpoint.tokenizer.pad_id)
+                vectors = self.checkpoint.encoder.encode(tokens)
+                if len(vectors) != len(batch):
+                    raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
+            except Exception:
+                log.exception("a batch of %d texts failed", len(batch))
+                vectors = None
+            self._loop.call_soon_threadsafe(self._deliver, batch, vectors, time.perf_counter() - started)
+
+    def _next_batch(self) -> list[_Entry]:
+        """Waits for texts; empty only when `stop` was called and none are left."""
+        with self._queue_changed:
+            while not (batch := self._queue.next_batch()) and not self._stopping:
+                self._queue_changed.wait()
+            return batch
+
+    def _deliver(self, batch: list[_Entry], vectors: list[SparseVector] | None, seconds: float) -> None:
+        """On the event loop: gives every job of the batch its vectors, or the failure."""
+        self._last_batch_failed = vectors is None
+        self._metrics.batch_texts.observe(len(batch))
+        self._metrics.padding_tokens.inc(
+            len(batch) * max(entry.tokens for entry in batch) - sum(entry.tokens for entry in batch)
+        )
+        for job in {entry.job for entry in batch}:
+            job.encode_seconds += seconds
+        if vectors is None:
+            self._metrics.failed_batches.inc()
+            for job in {entry.job for entry in batch}:
+                if not job.done.done():
+                    job.done.set_exception(EncodingFailed())
+            return
+        for entry, vector in zip(batch, vectors, strict=True):
+            job = entry.job
+            job.vectors[entry.index] = vector
+            job.missing -= 1
+            if not job.missing and not job.done.done():
+                job.done.set_result(None)

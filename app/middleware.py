@@ -1,0 +1,62 @@
+"""Around every request: its id, its line in the log, its count, and `Connection: close` once the service drains."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.lifecycle import Lifecycle
+from app.logs import request_id
+from app.metrics import Metrics
+
+SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class RequestMiddleware:
+    """A client's own `X-Request-Id` is kept, if it is safe to log."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        identifier = given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id.set(identifier)
+        status = 500  # unless an answer starts, an exception is on its way to the handler outside
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = identifier
+                if self._lifecycle.draining:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", "other")  # only known paths: each one is a time series
+            self._metrics.requests.labels(path, status).inc()
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "milliseconds": round((time.perf_counter() - started) * 1000, 2),
+            }
+            log.log(logging.INFO if path == "/encode" else logging.DEBUG, "request", extra={"fields": fields})

@@ -1,0 +1,83 @@
+"""What a request may say. The answer is bytes, written by `wire`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
+INPUT_TYPE_NAMES = ("input_type", "content_type")
+
+
+def _check_texts(value: object) -> list[str]:
+    """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise ValueError("expected a list of strings or one string")
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            raise ValueError(f"expected strings only, item {index} is {_json_name(text)}")
+    return value
+
+
+def _json_name(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
+    return names.get(type(value), "null")
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class EncodeRequest(BaseModel):
+    """The body of `POST /encode`; a bare list or string stands for `texts`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    texts: Annotated[list[str], PlainValidator(_check_texts, json_schema_input_type=list[str] | str)] = Field(
+        validation_alias=AliasChoices(*TEXTS_NAMES),
+        description="The texts to encode. May also be called inputs, input or text_docs.",
+    )
+    input_type: Annotated[Literal["document", "query", "passage"], BeforeValidator(_lower)] = Field(
+        "document",
+        validation_alias=AliasChoices(*INPUT_TYPE_NAMES),
+        description="What the texts are; passage means document. May also be called content_type.",
+    )
+    sparse_embedding_format: Annotated[Literal["word", "lexical", "token_id"], BeforeValidator(_lower)] = Field(
+        "word", description="Keys of the answer: tokens (word and lexical are the same), or token ids as strings."
+    )
+    top_k: int | None = Field(None, ge=1, description="Keep this many of the heaviest tokens of each text.")
+    min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_texts(cls, body: Any) -> Any:
+        if isinstance(body, str | list):
+            return {"texts": body}
+        if not isinstance(body, dict):
+            raise ValueError("expected an object with texts, a list of strings, or a string")
+        for names in (TEXTS_NAMES, INPUT_TYPE_NAMES):
+            given = [name for name in names if name in body]
+            if len(given) > 1:
+                raise ValueError(f"{' and '.join(given)} mean the same: give one of them")
+        return body
+
+
+#: Bodies that work as they stand, shown in /docs.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "documents": {
+        "summary": "문서 두 건",
+        "value": {"texts": ["당뇨병 치료에는 식이 요법과 운동이 중요하다.", "부동산 임대차 계약을 해지하는 방법"]},
+    },
+    "query": {
+        "summary": "검색어 한 건",
+        "value": {"texts": ["손해배상"], "input_type": "query", "top_k": 20},
+    },
+    "token_ids": {
+        "summary": "sparse_vector 필드에 쓸 토큰 번호",
+        "value": {"texts": ["인공지능 규제 법안"], "sparse_embedding_format": "token_id"},
+    },
+    "bare_list": {"summary": "목록만", "value": ["손해배상", "인공지능"]},
+}

@@ -1,0 +1,76 @@
+"""All settings, from flags and from the environment (`SPARSE_ENCODER_PORT` is `--port`). Nothing else reads either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Sparse text encoding over HTTP. Every flag is also an environment variable: --port is SPARSE_ENCODER_PORT."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPARSE_ENCODER_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="python -m app",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+    model: Path | None = Field(
+        default=None, description="Directory of a published artifact; without it, the embedded model."
+    )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Directory where the embedded model is unpacked once; without it, the user's cache directory.",
+    )
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reachable from other machines."
+    )
+    port: int = Field(default=8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
+    max_batch_tokens: int = Field(
+        default=1024, ge=1, description="Tokens of one encoder run, padding included; more costs queries latency."
+    )
+    max_texts_per_request: int = Field(
+        default=1024, ge=1, description="Texts in one request; more is refused with 413."
+    )
+    max_body_bytes: int = Field(
+        default=8_000_000, ge=1, description="Bytes of one request body; more is refused with 413."
+    )
+    max_texts_in_flight: int = Field(
+        default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."
+    )
+    request_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Seconds after which a request that is not encoded yet is given up with 503."
+    )
+    top_k_document: int = Field(
+        default=256, ge=1, description="Tokens kept for a document, the heaviest ones, unless the request says top_k."
+    )
+    top_k_query: int = Field(
+        default=64, ge=1, description="Tokens kept for a query, the heaviest ones, unless the request says top_k."
+    )
+    drain_seconds: float = Field(
+        default=1.0, ge=0, description="Seconds between SIGTERM (not ready any more) and the end of listening."
+    )
+    shutdown_grace_seconds: int = Field(
+        default=60, ge=1, description="Seconds that accepted requests have to finish once listening has ended."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level logged."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.max_texts_per_request > self.max_texts_in_flight:
+            raise ValueError(
+                f"max_texts_per_request {self.max_texts_per_request} exceeds max_texts_in_flight "
+                f"{self.max_texts_in_flight}, so the largest request could never be accepted: raise the latter"
+            )
+        return self

@@ -1,0 +1,342 @@
+"""The published model: a directory that training writes and serving reads, complete and unchanged or not at all.
+
+It is an ordinary `transformers` checkpoint with two files beside it: `golden.jsonl` (texts and their vectors) and
+`manifest.json` (what the model is, and the hash of every other file). The directory is flat and holds nothing that
+the manifest does not name.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+GOLDEN = "golden.jsonl"
+TOKENIZER = "tokenizer.json"
+REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
+WEIGHTS_SUFFIX = ".safetensors"
+
+InputType = Literal["document", "query"]
+
+# No separator and no leading dot: such a name stays in its directory. A model version also travels in an HTTP header.
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class ArtifactError(Exception):
+    """The directory is not a usable artifact. The message says why, and what to do."""
+
+
+class ArtifactExistsError(ArtifactError):
+    """Something is already where the directory was to be written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOrigin:
+    """Where the weights come from."""
+
+    commit: str  #: of the training code
+    command: str
+    base: str  #: the pretrained model that training started from, or "none"
+    data_origin: tuple[str, ...]  #: one line for each source, with its licence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """What a file of the directory must be."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What the publisher says about the model.
+
+    :raises ArtifactError: if a value makes no sense.
+    """
+
+    version: str  #: model version id, such as "ko-v0-20261124-ab12cd34"
+    architecture: Literal["BertForMaskedLM"]
+    activation: Literal["log1p_relu"]
+    max_length_document: int  #: tokens, with the special ones
+    max_length_query: int  #: tokens, with the special ones
+    vocabulary_size: int
+    never_emitted_ids: tuple[int, ...]  #: ascending; closed in the weights by their decoder bias, listed to be checked
+    golden_tolerance: float  #: the largest absolute difference of a weight from golden.jsonl
+    evaluation: Mapping[str, Any]  #: figures, as any JSON object
+    training: TrainingOrigin
+
+    def __post_init__(self) -> None:
+        if not SAFE_NAME.fullmatch(self.version):
+            raise ArtifactError(f"version {self.version!r} must be letters, digits and ._- (at most 128): rename it")
+        if min(self.max_length_document, self.max_length_query) < 3:
+            raise ArtifactError("max_length_document and max_length_query must be at least 3: [CLS], a token, [SEP]")
+        if not 0 < self.golden_tolerance < math.inf:
+            raise ArtifactError(f"golden_tolerance must be positive and finite, got {self.golden_tolerance}")
+        never = self.never_emitted_ids
+        if list(never) != sorted(set(never)) or any(not 0 <= id_ < self.vocabulary_size for id_ in never):
+            raise ArtifactError(
+                f"never_emitted_ids must ascend without repeats and be below vocabulary_size {self.vocabulary_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Description):
+    """The content of `manifest.json`: the description, and what was measured when it was written."""
+
+    format_version: int
+    created: str  #: UTC, ISO 8601
+    files: Mapping[str, FileRecord]  #: every file of the directory but the manifest
+    tokenizer_sha256: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.files:
+            if not SAFE_NAME.fullmatch(name) or name == MANIFEST:
+                raise ArtifactError(
+                    f"{MANIFEST} names {name!r}, which is no plain file name: do not trust this artifact"
+                )
+        missing = REQUIRED_FILES - self.files.keys()
+        if missing:
+            raise ArtifactError(f"an artifact needs {', '.join(sorted(missing))}: add the files and publish again")
+        if not self.weight_files:
+            raise ArtifactError(f"an artifact needs weights in a *{WEIGHTS_SUFFIX} file: add them and publish again")
+        if self.tokenizer_sha256 != self.files[TOKENIZER].sha256:
+            raise ArtifactError(f"tokenizer_sha256 is not the hash of {TOKENIZER}: publish the model again")
+
+    @property
+    def weight_files(self) -> list[str]:
+        return sorted(name for name in self.files if name.endswith(WEIGHTS_SUFFIX))
+
+    def to_json(self) -> str:
+        """:raises ArtifactError: if `evaluation` is no JSON (NaN, say)."""
+        try:
+            return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"the evaluation figures are no JSON ({error}): use finite numbers and strings"
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """:raises ArtifactError: if `text` is no manifest of the format this code reads; names the wrong field."""
+        document = _parse_json(text, MANIFEST)
+        version = document.get("format_version") if isinstance(document, dict) else None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"{MANIFEST} has format_version {version!r}, this software reads {FORMAT_VERSION}: "
+                "publish the model again, or use the software that wrote it"
+            )
+        manifest: Manifest = _build(cls, document, MANIFEST)
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenVector:
+    """A text and the vector that the training code gave it, unpruned."""
+
+    text: str
+    input_type: InputType
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]  #: as long as `ids`, in its order
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.weights):
+            raise ArtifactError(
+                f"a golden vector has {len(self.ids)} ids but {len(self.weights)} weights: write it again"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A directory that `read_artifact` found complete and unchanged."""
+
+    path: Path
+    manifest: Manifest
+
+    def golden(self) -> Iterator[GoldenVector]:
+        """:raises ArtifactError: at a line that holds no golden vector."""
+        with (self.path / GOLDEN).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                where = f"{GOLDEN} line {number}"
+                yield _build(GoldenVector, _parse_json(line, where), where)
+
+
+def write_golden(path: Path, vectors: Iterable[GoldenVector]) -> None:
+    """Writes `golden.jsonl`; `path` is the file."""
+    with path.open("w", encoding="utf-8") as file:
+        for vector in vectors:
+            file.write(json.dumps(dataclasses.asdict(vector), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_artifact(target: Path, fill: Callable[[Path], None], describe: Callable[[Path], Description]) -> Path:
+    """Publishes a model as the new directory `target` and returns its path.
+
+    `fill` writes every file but the manifest into the directory it is given; then `describe` is called with the same
+    directory, so that a description can depend on what was written. `target` appears only once everything is on disk
+    and passes `read_artifact`; if anything fails, it never appears.
+
+    :raises ArtifactExistsError: if `target` exists.
+    :raises ArtifactError: if what was written is no artifact.
+    """
+    with new_directory(target) as directory:
+        fill(directory)
+        description = describe(directory)
+        files = {entry.name: file_record(Path(entry)) for entry in _plain_files(directory) if entry.name != MANIFEST}
+        if TOKENIZER not in files:
+            raise ArtifactError(f"an artifact needs {TOKENIZER}: add the file and publish again")
+        manifest = Manifest(
+            **{field.name: getattr(description, field.name) for field in dataclasses.fields(Description)},
+            format_version=FORMAT_VERSION,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            files=files,
+            tokenizer_sha256=files[TOKENIZER].sha256,
+        )
+        (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        read_artifact(directory)
+    return target
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest alone; the files it names are not looked at.
+
+    :raises ArtifactError: if there is none, or it is wrong.
+    """
+    try:
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{directory} has no readable {MANIFEST} ({error}): it is half written or no artifact; "
+            "publish the model again, or give the path of a complete artifact"
+        ) from error
+    return Manifest.from_json(text)
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact at `path`, after every byte of it was checked against its manifest.
+
+    :raises ArtifactError: if anything is missing, changed, added, or of an unknown format.
+    """
+    manifest = read_manifest(path)
+    present = {entry.name for entry in _plain_files(path)} - {MANIFEST}
+    missing, extra = manifest.files.keys() - present, present - manifest.files.keys()
+    if missing or extra:
+        raise ArtifactError(
+            f"{path} lacks {sorted(missing)} and has {sorted(extra)} beyond its manifest: copy the whole artifact again"
+        )
+    for name, expected in manifest.files.items():
+        size = (path / name).stat().st_size
+        if size != expected.bytes:
+            raise ArtifactError(f"{path / name} has {size} bytes instead of {expected.bytes}: copy the artifact again")
+        if file_record(path / name) != expected:
+            raise ArtifactError(f"{path / name} was changed after publishing (sha256 differs): copy the artifact again")
+    artifact = Artifact(path, manifest)
+    if not any(True for _ in artifact.golden()):
+        raise ArtifactError(f"{path / GOLDEN} is empty: publish the model again with golden vectors")
+    return artifact
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A temporary sibling of `target` to fill; it is synced and becomes `target` when the block ends without error.
+
+    :raises ArtifactExistsError: if `target` exists, or came to exist meanwhile.
+    """
+    if os.path.lexists(target):
+        raise ArtifactExistsError(f"{target} exists and is never overwritten: choose another path, or delete it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in temporary.iterdir():
+            _fsync(entry)
+        _fsync(temporary)
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if os.path.lexists(target):
+                raise ArtifactExistsError(f"{target} was made by another process meanwhile: use that one") from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(target.parent)
+
+
+def file_record(path: Path) -> FileRecord:
+    """The sha256 and the size of the file at `path`."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(sha256=digest, bytes=file.tell())
+
+
+def _plain_files(directory: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if not entry.is_file(follow_symlinks=False):
+            raise ArtifactError(
+                f"{entry.path} is a link, folder or device: an artifact holds plain files only; copy it"
+            )
+    return entries
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parse_json(text: str, where: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where} is no JSON ({error}): copy the artifact or publish the model again") from error
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value`, decoded from JSON, as `kind`: a dataclass, tuple[X, ...], Mapping[str, X], Literal or scalar.
+
+    :raises ArtifactError: if it does not fit; names the place.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        types = get_type_hints(kind)
+        if value.keys() != types.keys():
+            raise ArtifactError(
+                f"{where} lacks the fields {sorted(types.keys() - value.keys())} and has the unknown fields "
+                f"{sorted(value.keys() - types.keys())}: publish the model again"
+            )
+        return kind(**{name: _build(types[name], item, f"{where}: {name}") for name, item in value.items()})
+    if origin is tuple and isinstance(value, list):
+        return tuple(_build(arguments[0], item, where) for item in value)
+    if origin is collections.abc.Mapping and isinstance(value, dict):
+        return {name: _build(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
+    if origin is Literal and value in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Any or type(value) is kind:
+        return value
+    expected = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", kind)
+    raise ArtifactError(f"{where} must be {expected}, got {str(value)[:80]!r}: publish the model again")

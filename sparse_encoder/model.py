@@ -1,0 +1,123 @@
+"""SPLADE in torch: the definition that training uses and that every other implementation is checked against.
+
+Formula (SPLADE v2, Formal et al. 2021, arXiv:2109.10086): ``w_j = max_t log(1 + relu(logit_tj))`` over unmasked
+positions t. Both functions are monotone, so the maximum may come first and the logarithm is taken once per vocabulary
+entry: the values are the same, and no array of batch x length x vocabulary is ever needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForMaskedLM
+
+_TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
+
+
+class MaxLogits(torch.autograd.Function):
+    """``z[b, v] = max over unmasked t of hidden[b, t] . weight[v] + bias[v]`` without keeping the logits.
+
+    The gradient of a maximum reaches one position only, and behind ``relu`` only where ``z > 0``: the backward pass
+    finds those positions again instead of storing them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        """hidden [batch, length, size], mask [batch, length] (bool), weight [vocabulary, size] -> [batch, vocabulary]."""
+        lengths: list[int] = mask.sum(1).tolist()
+        packed = hidden[mask].to(dtype)
+        columns = weight.to(dtype)
+        out = torch.full((len(lengths), len(columns)), -torch.inf, device=hidden.device)
+        row = start = 0
+        while row < len(lengths):
+            stop, tokens = row + 1, lengths[row]
+            while stop < len(lengths) and tokens + lengths[stop] <= _TILE_TOKENS:
+                tokens += lengths[stop]
+                stop += 1
+            logits = packed[start : start + tokens] @ columns.T
+            for part in torch.split(logits, lengths[row:stop]):
+                if len(part):
+                    out[row] = part.amax(0)
+                row += 1
+            start += tokens
+        out += bias
+        ctx.save_for_backward(packed, mask, columns, out)
+        ctx.lengths = lengths
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
+        packed, mask, columns, out = ctx.saved_tensors
+        (gradient,) = gradients
+        wanted = (out > 0) & (gradient != 0)
+        packed_gradient = torch.zeros(packed.shape, device=packed.device)
+        weight_gradient = torch.zeros(columns.shape, device=packed.device)
+        bias_gradient = torch.where(wanted, gradient, 0.0).sum(0)
+        start = 0
+        for row, length in enumerate(ctx.lengths):
+            active = wanted[row].nonzero()[:, 0]
+            if len(active):
+                tokens = packed[start : start + length]
+                entries = columns[active]
+                at = (tokens @ entries.T).argmax(0)
+                value = gradient[row, active].unsqueeze(1)
+                packed_gradient[start : start + length].index_add_(0, at, value * entries.float())
+                weight_gradient.index_add_(0, active, value * tokens[at].float())
+            start += length
+        hidden_gradient = torch.zeros((*mask.shape, packed.shape[1]), device=packed.device)
+        hidden_gradient[mask] = packed_gradient
+        return hidden_gradient, None, weight_gradient, bias_gradient, None
+
+
+class SpladeModel(nn.Module):
+    """A masked-LM as a sparse encoder.
+
+    ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
+    every id is computed.
+    """
+
+    def __init__(self, mlm: BertForMaskedLM, emitted: Tensor | None = None) -> None:
+        super().__init__()
+        self.mlm = mlm
+        self.register_buffer("emitted", emitted, persistent=False)
+        self.emitted: Tensor | None
+
+    @classmethod
+    def from_pretrained(cls, path: Path | str, never_emitted: list[int] | None = None) -> SpladeModel:
+        """Load a transformers checkpoint (f32, evaluation mode); ``never_emitted`` ids are skipped, not masked."""
+        mlm = BertForMaskedLM.from_pretrained(str(path), dtype=torch.float32).eval()
+        if never_emitted is None:
+            return cls(mlm)
+        keep = torch.ones(mlm.config.vocab_size, dtype=torch.bool)
+        keep[never_emitted] = False
+        return cls(mlm, keep.nonzero()[:, 0])
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's last hidden state: [batch, length, hidden]."""
+        states: Tensor = self.mlm.bert(input_ids=input_ids, attention_mask=attention_mask)[0]
+        return states.float()
+
+    def max_logits(self, states: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Maximal logit over unmasked positions for the emitted ids: [batch, emitted] (all ids without ``emitted``).
+
+        ``dtype``: of the product with the decoder; bfloat16 is what training uses.
+        """
+        head = self.mlm.cls.predictions
+        weight, bias = head.decoder.weight, head.decoder.bias
+        if self.emitted is not None:
+            weight, bias = weight[self.emitted], bias[self.emitted]
+        transformed = head.transform(states).float()
+        result: Tensor = MaxLogits.apply(transformed, attention_mask.bool(), weight, bias, dtype)
+        return result
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Weights of a batch: [batch, vocabulary]."""
+        scores = self.max_logits(self.hidden_states(input_ids, attention_mask), attention_mask)
+        weights = torch.log1p(torch.relu(scores))
+        if self.emitted is None:
+            return weights
+        full = weights.new_zeros((len(weights), self.mlm.config.vocab_size))
+        return full.index_copy(1, self.emitted, weights)

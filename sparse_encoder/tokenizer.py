@@ -1,0 +1,85 @@
+"""Text to token ids, the same way in training and serving."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+
+PAD_TOKEN = "[PAD]"
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedText:
+    """One text, ready for a model."""
+
+    ids: list[int]  #: with the special tokens around the content, at most `max_length`
+    truncated: bool  #: the end of the text did not fit
+    content_tokens: int  #: ids that are not special tokens ([UNK] is special); 0 means blank, whose vector is empty
+
+
+class Tokenizer:
+    """A `tokenizers.Tokenizer` behind Unicode normalisation and an exact truncation rule. Safe to share by threads."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        """Takes `backend` over and clears its own truncation and padding, which are state that threads would share.
+
+        :raises ValueError: if the vocabulary has no [PAD] token or has ids without a token.
+        """
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._template_tokens = backend.num_special_tokens_to_add(is_pair=False)
+        self._special_ids = {id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special}
+        size = backend.get_vocab_size()
+        self.vocabulary: Sequence[str] = tuple(filter(None, map(backend.id_to_token, range(size))))
+        if len(self.vocabulary) != size:
+            raise ValueError(f"the vocabulary has ids without a token: {size} tokens must have the ids 0 to {size - 1}")
+        pad_id = backend.token_to_id(PAD_TOKEN)
+        if pad_id is None:
+            raise ValueError(f"the vocabulary has no {PAD_TOKEN} token: add it to tokenizer.json")
+        self.pad_id: int = pad_id
+
+    @classmethod
+    def from_file(cls, path: Path) -> Tokenizer:
+        """Reads a `tokenizer.json`.
+
+        :raises ValueError: if the file cannot be read as a tokenizer, or as `__init__` says.
+        """
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from error
+        return cls(backend)
+
+    def encode_batch(self, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
+        """One `TokenisedText` for each text, in order; other threads run during most of the work.
+
+        Texts are put in Unicode normal form C, so that decomposed Hangul (as macOS writes it) equals composed Hangul.
+        A lone surrogate, which no UTF-8 text has but JSON escapes can spell, counts as U+FFFD. What is longer than
+        `max_length` tokens loses its end, never its closing special tokens.
+
+        :raises ValueError: if `max_length` leaves no room for content.
+        """
+        room = max_length - self._template_tokens
+        if room < 1:
+            raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
+        contents = self._backend.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
+        return [self._finish(content, room) for content in contents]
+
+    def _finish(self, content: tokenizers.Encoding, room: int) -> TokenisedText:
+        truncated = len(content) > room
+        if truncated:
+            content.truncate(room)
+        ids = self._backend.post_process(content).ids
+        return TokenisedText(ids, truncated, sum(id_ not in self._special_ids for id_ in ids))
+
+
+def normalise(text: str) -> str:
+    """`text` in Unicode normal form C, with U+FFFD for what UTF-8 cannot hold."""
+    return unicodedata.normalize("NFC", LONE_SURROGATE.sub("\ufffd", text))

@@ -1,0 +1,45 @@
+"""A real encoder under the control of a test: it can be held, made to fail, and remembers what it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from app.encoders.base import Encoder, TokenBatch
+from sparse_encoder.vector import SparseVector
+
+
+class ControlledEncoder:
+    """Open (not held) at first, so that a checkpoint can be loaded with it."""
+
+    device = "test"
+
+    def __init__(self, inner: Encoder) -> None:
+        self._inner = inner
+        self._open = threading.Event()
+        self._entered = threading.Semaphore(0)
+        self._open.set()
+        self.fails = False
+        self.batches: list[list[list[int]]] = []  #: of token ids, without padding
+
+    def hold(self) -> None:
+        """From now on every batch waits inside the encoder until `release`."""
+        self.batches.clear()
+        while self._entered.acquire(blocking=False):
+            pass
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    async def entered(self) -> None:
+        """Returns when one more batch has reached the encoder since `hold`."""
+        await asyncio.to_thread(self._entered.acquire)
+
+    def encode(self, batch: TokenBatch) -> list[SparseVector]:
+        self.batches.append([row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)])
+        self._entered.release()
+        self._open.wait()
+        if self.fails:
+            raise MemoryError("secret detail of the encoder")
+        return self._inner.encode(batch)

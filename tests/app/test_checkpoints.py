@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app import checkpoints
+from app.checkpoints import CheckpointError, load_checkpoint, open_artifact
+from sparse_encoder.artifact import ArtifactError, file_record, read_artifact
+from sparse_encoder.packed import pack
+from tests.app.conftest import openvino
+
+
+@pytest.fixture
+def altered(tiny_artifact: Path, tmp_path: Path) -> Callable[[str, Callable[[str], str]], Path]:
+    """A copy of the artifact with one file changed and the manifest made to agree with it."""
+
+    def alter(name: str, change: Callable[[str], str]) -> Path:
+        copy = tmp_path / "altered"
+        shutil.copytree(tiny_artifact, copy)
+        (copy / name).write_text(change((copy / name).read_text(encoding="utf-8")), encoding="utf-8")
+        manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+        record = file_record(copy / name)
+        manifest["files"][name] = {"sha256": record.sha256, "bytes": record.bytes}
+        if name == "tokenizer.json":
+            manifest["tokenizer_sha256"] = record.sha256
+        (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        return copy
+
+    return alter
+
+
+@pytest.fixture
+def embedded(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny model in the place of the one that the package carries."""
+    packed = pack(tiny_artifact, tmp_path / "embedded")
+    monkeypatch.setattr(checkpoints, "EMBEDDED", packed)
+    return packed
+
+
+def test_an_artifact_that_reproduces_its_golden_vectors_is_loaded(tiny_artifact: Path) -> None:
+    checkpoint = load_checkpoint(read_artifact(tiny_artifact), openvino)
+    assert checkpoint.manifest.version == "tiny-v1"
+    assert (checkpoint.max_length("query"), checkpoint.max_length("document")) == (32, 64)
+
+
+def test_one_golden_weight_that_is_off_is_refused_with_the_line_and_the_token(
+    altered: Callable[[str, Callable[[str], str]], Path],
+) -> None:
+    def raise_one_weight(golden: str) -> str:
+        lines = [json.loads(line) for line in golden.splitlines()]
+        lines[2]["weights"][0] += 0.01
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+    artifact = read_artifact(altered("golden.jsonl", raise_one_weight))
+    with pytest.raises(CheckpointError, match=r"tiny-v1 does not reproduce line 3 .* '.+' is -0\.01 off"):
+        load_checkpoint(artifact, openvino)
+
+
+def test_a_golden_token_that_is_missing_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
+    def drop_one_token(golden: str) -> str:
+        lines = [json.loads(line) for line in golden.splitlines()]
+        del lines[0]["ids"][0], lines[0]["weights"][0]
+        return "".join(json.dumps(line) + "\n" for line in lines)
+
+    artifact = read_artifact(altered("golden.jsonl", drop_one_token))
+    with pytest.raises(CheckpointError, match="line 1 of its golden"):
+        load_checkpoint(artifact, openvino)
+
+
+def test_another_tokenizer_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
+    artifact = read_artifact(
+        altered("tokenizer.json", lambda text: text.replace('"lowercase": true', '"lowercase": false'))
+    )
+    with pytest.raises(CheckpointError, match="does not reproduce line"):
+        load_checkpoint(artifact, openvino)
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
+    artifact = read_artifact(altered("tokenizer.json", lambda _: "{}"))
+    with pytest.raises(CheckpointError, match="the tokenizer of tiny-v1 cannot be used"):
+        load_checkpoint(artifact, openvino)
+
+
+def test_the_embedded_model_is_unpacked_once(embedded: Path, tmp_path: Path) -> None:
+    with open_artifact(None, tmp_path / "cache") as artifact:
+        written = (artifact.path / "model.safetensors").stat()
+        assert artifact.path.parent == tmp_path / "cache"
+    with open_artifact(None, tmp_path / "cache") as again:
+        assert (again.path / "model.safetensors").stat().st_ino == written.st_ino
+        load_checkpoint(again, openvino)
+
+
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_directory(
+    embedded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("app"), "propagate", True)
+    caplog.set_level(logging.WARNING, "app")
+    (tmp_path / "file").touch()
+    with open_artifact(None, tmp_path / "file" / "cache") as artifact:
+        load_checkpoint(artifact, openvino)
+    assert "give a writable one with --cache-dir" in caplog.text
+    assert not artifact.path.exists()
+
+
+def test_a_damaged_cache_is_refused(embedded: Path, tmp_path: Path) -> None:
+    with open_artifact(None, tmp_path / "cache") as artifact:
+        (artifact.path / "golden.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"golden\.jsonl has 0 bytes"), open_artifact(None, tmp_path / "cache"):
+        pass
+
+
+def test_without_any_model_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path / "none")
+    with pytest.raises(CheckpointError, match="--model DIRECTORY"), open_artifact(None, tmp_path):
+        pass

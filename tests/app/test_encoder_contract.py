@@ -1,0 +1,147 @@
+"""What every encoder must do. A new implementation joins by one line in ENCODERS."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import BertForMaskedLM
+
+from app.encoders import bert_graph
+from app.encoders.base import Encoder, EncoderError, TokenBatch
+from app.encoders.bert_graph import BertConfig, build_graph
+from sparse_encoder.artifact import Artifact, read_artifact
+from sparse_encoder.tokenizer import Tokenizer
+from sparse_encoder.vector import SparseVector
+from tests.app.conftest import openvino
+from tests.tiny import SENTENCES, dense, reference_vector
+
+ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {"openvino": openvino}
+TOLERANCE = 1e-4
+# Mixed lengths, from one token to a cut one.
+TEXTS = ["손해배상", SENTENCES[0], "a", " ".join(SENTENCES), "인공지능 연구", SENTENCES[4], "7"]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request: pytest.FixtureRequest, tiny_artifact: Path) -> Encoder:
+    return ENCODERS[request.param](read_artifact(tiny_artifact))
+
+
+@pytest.fixture
+def rows(encoder: Encoder, tiny_tokenizer: Tokenizer) -> Callable[[list[str]], list[np.ndarray]]:
+    """Encodes texts in one batch; each row has a weight for each token of the vocabulary."""
+
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        tokenised = tiny_tokenizer.encode_batch(texts, 64)
+        vectors = encoder.encode(TokenBatch.pad([text.ids for text in tokenised], tiny_tokenizer.pad_id))
+        return [dense(vector, len(tiny_tokenizer.vocabulary)) for vector in vectors]
+
+    return encode
+
+
+def test_values_are_those_of_the_definition(
+    rows: Callable[[list[str]], list[np.ndarray]], tiny_model: BertForMaskedLM, tiny_tokenizer: Tokenizer
+) -> None:
+    for text, row in zip(TEXTS, rows(TEXTS), strict=True):
+        expected = reference_vector(tiny_model, tiny_tokenizer, text, "document")
+        assert len(expected) > 5
+        np.testing.assert_allclose(row, dense(expected, len(row)), rtol=0, atol=TOLERANCE)
+
+
+def test_batched_equals_single_for_mixed_lengths(rows: Callable[[list[str]], list[np.ndarray]]) -> None:
+    singles = [rows([text])[0] for text in TEXTS]
+    np.testing.assert_allclose(rows(TEXTS), singles, rtol=0, atol=TOLERANCE)
+
+
+def test_order_is_kept(rows: Callable[[list[str]], list[np.ndarray]]) -> None:
+    np.testing.assert_allclose(rows(TEXTS[::-1]), rows(TEXTS)[::-1], rtol=0, atol=TOLERANCE)
+
+
+def test_what_stands_in_the_padding_does_not_matter(encoder: Encoder, tiny_tokenizer: Tokenizer) -> None:
+    (text,) = tiny_tokenizer.encode_batch(["손해배상 청구"], 64)
+    length = len(text.ids)
+    for filler in (tiny_tokenizer.pad_id, 7, len(tiny_tokenizer.vocabulary) - 1):
+        ids = np.full((1, length + 30), filler, np.int32)
+        ids[0, :length] = text.ids
+        (padded,) = encoder.encode(TokenBatch(ids, np.array([length], np.int32)))
+        (exact,) = encoder.encode(TokenBatch.pad([text.ids], tiny_tokenizer.pad_id))
+        size = len(tiny_tokenizer.vocabulary)
+        np.testing.assert_allclose(dense(padded, size), dense(exact, size), rtol=0, atol=TOLERANCE)
+
+
+def test_vectors_are_sparse_sorted_and_without_what_must_never_be_emitted(
+    encoder: Encoder, tiny_artifact: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    never = set(read_artifact(tiny_artifact).manifest.never_emitted_ids)
+    texts = tiny_tokenizer.encode_batch(TEXTS, 64)
+    for vector in encoder.encode(TokenBatch.pad([text.ids for text in texts], tiny_tokenizer.pad_id)):
+        checked = SparseVector.from_pairs(vector.ids, vector.weights)  # raises on anything but positive, unique
+        np.testing.assert_array_equal(checked.ids, vector.ids)
+        assert not never & set(vector.ids.tolist())
+
+
+def test_a_vector_outlives_the_next_batch(encoder: Encoder, tiny_tokenizer: Tokenizer) -> None:
+    first, second = (
+        TokenBatch.pad([text.ids], tiny_tokenizer.pad_id) for text in tiny_tokenizer.encode_batch(SENTENCES[:2], 64)
+    )
+    (vector,) = encoder.encode(first)
+    before = vector.weights.copy()
+    encoder.encode(second)
+    np.testing.assert_array_equal(vector.weights, before)
+
+
+def test_a_text_of_the_greatest_length_is_encoded(rows: Callable[[list[str]], list[np.ndarray]]) -> None:
+    assert np.count_nonzero(rows([" ".join(SENTENCES * 3)])[0])
+
+
+def test_a_batch_needs_a_text_and_every_text_a_token() -> None:
+    for texts in ([], [[1, 2], []]):
+        with pytest.raises(ValueError, match="at least one"):
+            TokenBatch.pad(texts, 0)
+
+
+def test_the_graph_never_holds_positions_times_vocabulary(
+    tiny_model: BertForMaskedLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bert_graph, "VOCABULARY_TILE", 100)
+    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
+    vocabulary_size = len(weights["bert.embeddings.word_embeddings.weight"])
+    config = BertConfig.from_json(tiny_model.config.to_dict())
+    graph = build_graph(config, weights, np.arange(vocabulary_size, dtype=np.int32))
+    widths = {
+        dimension.get_length()
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() != "Constant"
+        for output in node.outputs()
+        if output.partial_shape.rank.get_length() == 3 and (dimension := output.partial_shape[2]).is_static
+    }
+    assert 100 in widths  # the tiles are there
+    assert max(widths) <= max(100, tiny_model.config.intermediate_size)
+    assert graph.output(0).partial_shape[1].get_length() == vocabulary_size
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "modernbert"}, "model_type 'modernbert'"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"num_hidden_layers": 3}, r"no weight bert\.encoder\.layer\.2"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_with_the_reason(
+    tiny_model: BertForMaskedLM, change: dict[str, object], reason: str
+) -> None:
+    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
+    config = {**tiny_model.config.to_dict(), **change}
+    with pytest.raises(EncoderError, match=reason):
+        build_graph(BertConfig.from_json(config), weights, np.arange(10, dtype=np.int32))
+
+
+def test_a_directory_without_weights_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
+    artifact = read_artifact(tiny_artifact)
+    shutil.copy(tiny_artifact / "config.json", tmp_path)
+    with pytest.raises(EncoderError, match="no BERT weights"):
+        openvino(Artifact(tmp_path, artifact.manifest))

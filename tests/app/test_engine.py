@@ -1,0 +1,175 @@
+"""The engine with a real tokenizer and a real encoder that the test holds and releases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.checkpoints import Checkpoint, load_checkpoint
+from app.engine import Encoded, Engine
+from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.metrics import Metrics
+from sparse_encoder.artifact import read_artifact
+from tests.app.conftest import openvino
+from tests.app.controlled import ControlledEncoder
+from tests.tiny import SENTENCES
+
+
+@pytest.fixture
+def encoder(tiny_artifact: Path) -> ControlledEncoder:
+    return ControlledEncoder(openvino(read_artifact(tiny_artifact)))
+
+
+@pytest.fixture
+def checkpoint(tiny_artifact: Path, encoder: ControlledEncoder) -> Checkpoint:
+    return load_checkpoint(read_artifact(tiny_artifact), lambda _: encoder)
+
+
+def build(checkpoint: Checkpoint, *, timeout: float = 50.0, budget: int = 64) -> Engine:
+    return Engine(
+        checkpoint, Metrics(), max_batch_tokens=budget, max_texts_in_flight=10, request_timeout_seconds=timeout
+    )
+
+
+@pytest.fixture
+async def engine(checkpoint: Checkpoint, encoder: ControlledEncoder) -> AsyncIterator[Engine]:
+    made = build(checkpoint)
+    made.start()
+    yield made
+    encoder.release()
+    await made.stop()
+
+
+def start(engine: Engine, *texts: str, query: bool = False) -> asyncio.Task[Encoded]:
+    return asyncio.create_task(engine.encode(texts, "query" if query else "document"))
+
+
+async def queued(engine: Engine, count: int) -> None:
+    """Returns when `count` texts wait for the encoder."""
+    while len(engine._queue) != count:  # noqa: ASYNC110 - tokenising threads fill the queue, it has no event
+        await asyncio.sleep(0)
+
+
+async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: Engine) -> None:
+    texts = [SENTENCES[0], "나", SENTENCES[1], "a", " ".join(SENTENCES)]
+    together = await engine.encode(texts, "document")
+    for text, vector in zip(texts, together.vectors, strict=True):
+        (alone,) = (await engine.encode([text], "document")).vectors
+        np.testing.assert_array_equal(vector.ids, alone.ids)
+        np.testing.assert_allclose(vector.weights, alone.weights, rtol=0, atol=1e-4)
+
+
+async def test_blank_texts_get_empty_vectors_without_the_encoder(engine: Engine, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    encoded = await engine.encode(["", " \n\t", "\u200b"], "document")
+    assert [len(vector) for vector in encoded.vectors] == [0, 0, 0]
+    assert (encoder.batches, encoded.tokens) == ([], 0)
+
+
+async def test_queries_overtake_documents_that_wait(engine: Engine, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    document = start(engine, SENTENCES[0])
+    await queued(engine, 1)
+    query = start(engine, "손해배상", query=True)
+    await queued(engine, 2)
+    encoder.release()
+    await asyncio.gather(running, document, query)
+    assert [len(batch[0]) for batch in encoder.batches[1:]] == [query.result().tokens, document.result().tokens]
+
+
+async def test_requests_that_wait_together_share_a_batch(engine: Engine, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = [start(engine, text) for text in "가나다라"]
+    await queued(engine, 4)
+    encoder.release()
+    await asyncio.gather(running, *waiting)
+    assert [len(batch) for batch in encoder.batches] == [1, 4]
+
+
+async def test_an_abandoned_request_is_never_computed(engine: Engine, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    gone, stays = start(engine, "손해배상", "인공지능"), start(engine, "나")
+    await queued(engine, 3)
+    gone.cancel()
+    await asyncio.wait([gone])
+    encoder.release()
+    await asyncio.gather(running, stays)
+    assert [len(batch) for batch in encoder.batches] == [1, 1]
+    assert engine.texts_in_flight == 0
+
+
+async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not(
+    engine: Engine, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    accepted = start(engine, *"가나다라마바사")
+    await encoder.entered()
+    with pytest.raises(Overloaded, match="7 texts are in flight and 4 more would exceed 10"):
+        await engine.encode(list("abcd"), "document")
+    encoder.release()
+    assert len((await accepted).vectors) == 7
+    assert len((await engine.encode(list("abcd"), "document")).vectors) == 4
+
+
+async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
+    engine: Engine, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    encoder.fails = True
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = [start(engine, "나", "다"), start(engine, SENTENCES[0])]
+    await queued(engine, 3)
+    encoder.release()
+    outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EncodingFailed] * 3
+    with pytest.raises(EncodingFailed):
+        await engine.check()
+    encoder.fails = False
+    await engine.check()
+    assert len((await engine.encode(["손해배상"], "query")).vectors[0])
+
+
+async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint, encoder: ControlledEncoder) -> None:
+    engine = build(checkpoint, timeout=0.001)
+    engine.start()
+    encoder.hold()
+    with pytest.raises(Unavailable, match=r"not encoded within 0\.001 s"):
+        await engine.encode(["손해배상"], "document")
+    assert engine.texts_in_flight == 0
+    encoder.release()
+    await engine.stop()
+
+
+async def test_stop_answers_what_waits_and_refuses_what_comes_later(
+    checkpoint: Checkpoint, encoder: ControlledEncoder
+) -> None:
+    engine = build(checkpoint)
+    engine.start()
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = start(engine, SENTENCES[0])
+    await queued(engine, 1)
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="stopping"):
+        await engine.encode(["나"], "document")
+    encoder.release()
+    await stopping
+    assert all(len(encoded.vectors) == 1 for encoded in await asyncio.gather(running, waiting))
+
+
+def test_a_budget_that_the_longest_text_exceeds_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="max_batch_tokens is 63, but a text of this model can have 64"):
+        build(checkpoint, budget=63)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from app.settings import Settings
+
+
+def test_every_setting_has_a_flag_an_environment_variable_and_a_sentence_of_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        CliApp.run(Settings, cli_args=["--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description
+        assert field.description in text
+        assert field.description.endswith(".")
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSE_ENCODER_PORT", "9001")
+    monkeypatch.setenv("SPARSE_ENCODER_MODEL", "/models/a")
+    assert CliApp.run(Settings, cli_args=[]).port == 9001
+    settings = CliApp.run(Settings, cli_args=["--port", "9002"])
+    assert (settings.port, settings.model) == (9002, Path("/models/a"))
+
+
+def test_the_settings_stay_few() -> None:
+    assert set(Settings.model_fields) == {
+        "model",
+        "cache_dir",
+        "host",
+        "port",
+        "encoder_threads",
+        "max_batch_tokens",
+        "max_texts_per_request",
+        "max_body_bytes",
+        "max_texts_in_flight",
+        "request_timeout_seconds",
+        "top_k_document",
+        "top_k_query",
+        "drain_seconds",
+        "shutdown_grace_seconds",
+        "log_level",
+    }
+
+
+def test_a_request_that_could_never_be_accepted_is_refused_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="could never be accepted"):
+        Settings(max_texts_per_request=100, max_texts_in_flight=99)

@@ -1,0 +1,47 @@
+"""What many tests share. Heavy imports are inside the fixtures: a test that needs no model does not wait for torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+from sparse_encoder.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import BertForMaskedLM
+
+
+# No deadline, since no test asserts a time; the same examples in every run.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The loop of production; it is uvicorn's too."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published artifact of a tiny random model (see tests/tiny.py). Read it; copy it to change it."""
+    from tests.tiny import publish
+
+    return publish(tmp_path_factory.mktemp("tiny") / "artifact")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_artifact: Path) -> BertForMaskedLM:
+    """The torch model of `tiny_artifact`, in eval mode."""
+    from tests.tiny import load_model
+
+    return load_model(tiny_artifact)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_artifact: Path) -> Tokenizer:
+    """The tokenizer of `tiny_artifact`."""
+    return Tokenizer.from_file(tiny_artifact / "tokenizer.json")

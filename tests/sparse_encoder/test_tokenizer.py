@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer
+
+from sparse_encoder.tokenizer import TokenisedText, Tokenizer, normalise
+from tests.tiny import SENTENCES, build_tokenizer
+
+TOKENIZER = Tokenizer(build_tokenizer())
+ANY_STRING = st.text(st.characters(codec=None, exclude_categories=()))  # lone surrogates too
+
+
+def tokens(text: TokenisedText) -> list[str]:
+    return [TOKENIZER.vocabulary[id_] for id_ in text.ids]
+
+
+def encode(text: str, max_length: int = 64) -> TokenisedText:
+    return TOKENIZER.encode_batch([text], max_length)[0]
+
+
+def test_words_split_into_stem_and_particle() -> None:
+    text = encode("부동산 계약은")
+    assert tokens(text) == ["[CLS]", "부동산", "계약", "##은", "[SEP]"]
+    assert (text.truncated, text.content_tokens) == (False, 3)
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_decomposed_hangul_is_composed_hangul(text: str) -> None:
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    assert encode(decomposed) == encode(text)
+
+
+def test_normalisation_does_not_depend_on_the_file() -> None:
+    backend = build_tokenizer()
+    backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    decomposed = unicodedata.normalize("NFD", SENTENCES[0])
+    assert Tokenizer(backend).encode_batch([decomposed], 64)[0] == encode(SENTENCES[0])
+
+
+def test_truncation_keeps_the_beginning_and_the_closing_token() -> None:
+    whole, cut = encode(SENTENCES[0]), encode(SENTENCES[0], max_length=6)
+    assert cut.ids == [*whole.ids[:5], whole.ids[-1]]
+    assert (whole.truncated, cut.truncated, cut.content_tokens) == (False, True, 4)
+
+
+def test_a_text_that_just_fits_is_not_truncated() -> None:
+    length = len(encode(SENTENCES[0]).ids)
+    assert encode(SENTENCES[0], length) == encode(SENTENCES[0])
+    assert encode(SENTENCES[0], length - 1).truncated
+
+
+@pytest.mark.parametrize("text", [" ".join(SENTENCES) * 150, "가" * 100_000, "손해 " * 40_000])
+def test_a_text_of_100_000_characters_is_cut(text: str) -> None:
+    assert len(text) >= 100_000
+    result = encode(text)
+    assert len(result.ids) <= 64
+    assert tokens(result)[-1] == "[SEP]"
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "\0", "\u200b", "\ud800", "😀", "😀 뷁"])
+def test_a_text_without_a_known_token_is_blank(text: str) -> None:
+    assert encode(text).content_tokens == 0
+
+
+def test_a_lone_surrogate_counts_as_the_replacement_character() -> None:
+    assert encode("부동산\ud800 계약\udfff은") == encode("부동산\ufffd 계약\ufffd은")
+    assert normalise("\ud800가\udfff") == "\ufffd가\ufffd"
+
+
+@given(st.lists(ANY_STRING, max_size=5))
+def test_any_string_gets_an_answer(texts: list[str]) -> None:
+    results = TOKENIZER.encode_batch(texts, 16)
+    assert [encode(text, 16) for text in texts] == results
+    for result in results:
+        assert tokens(result)[0] == "[CLS]"
+        assert tokens(result)[-1] == "[SEP]"
+        assert result.content_tokens <= len(result.ids) - 2 <= 14
+
+
+def test_the_order_of_the_texts_is_kept() -> None:
+    assert TOKENIZER.encode_batch(SENTENCES, 64) == [encode(sentence) for sentence in SENTENCES]
+
+
+def test_threads_with_different_lengths_do_not_disturb_each_other() -> None:
+    lengths = [3, 64] * 50
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda length: TOKENIZER.encode_batch(SENTENCES, length), lengths))
+    expected = {length: TOKENIZER.encode_batch(SENTENCES, length) for length in set(lengths)}
+    assert results == [expected[length] for length in lengths]
+
+
+def test_transformers_reads_the_same_tokenizer(tiny_artifact: Path) -> None:
+    theirs = AutoTokenizer.from_pretrained(tiny_artifact)
+    ours = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
+    expected = theirs(SENTENCES, truncation=True, max_length=16)["input_ids"]
+    assert [text.ids for text in ours.encode_batch(SENTENCES, 16)] == expected
+    assert ours.pad_id == theirs.pad_token_id
+    assert list(ours.vocabulary) == theirs.convert_ids_to_tokens(list(range(len(theirs))))
+
+
+def test_truncation_and_padding_of_the_file_do_not_count() -> None:
+    backend = build_tokenizer()
+    backend.enable_truncation(4)
+    backend.enable_padding(length=50)
+    assert Tokenizer(backend).encode_batch([SENTENCES[0]], 64) == [encode(SENTENCES[0])]
+
+
+@pytest.mark.parametrize("max_length", [2, 0, -1])
+def test_a_length_without_room_is_refused(max_length: int) -> None:
+    with pytest.raises(ValueError, match=f"must exceed the 2 special tokens, got {max_length}"):
+        encode("계약", max_length)
+
+
+def test_a_vocabulary_with_holes_is_refused() -> None:
+    with pytest.raises(ValueError, match="ids without a token"):
+        Tokenizer(tokenizers.Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 5}, unk_token="[UNK]")))
+
+
+def test_a_vocabulary_without_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no \[PAD\] token"):
+        Tokenizer(tokenizers.Tokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]")))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json"])
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not a readable tokenizer"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.json"):
+        Tokenizer.from_file(tmp_path / "nowhere.json")

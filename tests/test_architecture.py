@@ -1,0 +1,149 @@
+"""The structure of the code, checked. Change a rule here only with a reason that the review accepts."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("app", "sparse_encoder", "training")
+TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
+WEB = {"fastapi", "starlette", "uvicorn"}
+FORBIDDEN = {  # package or module -> what it must not import
+    "sparse_encoder": {"app", "training", "pydantic", *WEB},
+    "sparse_encoder/tokenizer.py": {"sparse_encoder", *TORCH},
+    "sparse_encoder/vector.py": {"sparse_encoder", *TORCH},
+    "sparse_encoder/packed.py": TORCH,
+    "training": {"app", *WEB},
+    "app": {"training", "sparse_encoder.model", *TORCH},
+    # Inside app imports go down only: main, then api and middleware, engine, checkpoints, encoders, and these leaves.
+    **{f"app/{leaf}.py": {"app"} for leaf in ("errors", "lifecycle", "logs", "metrics", "schemas", "settings", "wire")},
+    "app/batching.py": {"app", "asyncio", "threading", "time"},
+    "app/encoders": {"app.api", "app.checkpoints", "app.engine", "app.main", "app.middleware"},
+    "app/checkpoints.py": {"app.api", "app.engine", "app.main", "app.middleware"},
+    "app/engine.py": {"app.api", "app.main", "app.middleware", "app.schemas"},
+    "app/middleware.py": {"app.api", "app.engine", "app.main"},
+    "app/api.py": {"app.batching", "app.checkpoints", "app.encoders", "app.main", "app.middleware"},
+}
+MODULES_OF_THE_WEB = {"app/__main__.py", "app/main.py", "app/api.py", "app/errors.py", "app/middleware.py"}
+MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
+MOST_LINES = 400
+
+
+def modules(part: str) -> list[Path]:
+    """The Python files of a package or module; a rule about a file that is gone fails, so that it cannot lie idle."""
+    path = ROOT / part
+    found = sorted(path.rglob("*.py")) if path.is_dir() else [path] * path.exists()
+    assert found, f"{part} is gone: update this file"
+    return found
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in modules(package)]
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported(path: Path) -> set[str]:
+    """What a module imports anywhere in it, also inside functions: "a.b" and, for `from a import b`, "a.b" too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)} has a relative import in line {node.lineno}"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def imports_any(path: Path, forbidden: set[str]) -> list[str]:
+    return sorted(i for i in imported(path) if any(i == f or i.startswith(f"{f}.") for f in forbidden))
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_import_direction(part: str) -> None:
+    wrong = {name(path): found for path in modules(part) if (found := imports_any(path, FORBIDDEN[part]))}
+    assert wrong == {}
+
+
+def test_the_artifact_format_needs_the_standard_library_only() -> None:
+    (path,) = modules("sparse_encoder/artifact.py")
+    assert {i.split(".")[0] for i in imported(path)} - sys.stdlib_module_names == set()
+
+
+def test_the_web_framework_stays_at_the_edge() -> None:
+    users = {name(path) for path in modules("app") if imports_any(path, WEB)}
+    assert users <= MODULES_OF_THE_WEB
+
+
+def test_only_the_composition_root_knows_the_settings() -> None:
+    users = {name(path) for path in sources() if imports_any(path, {"app.settings"})}
+    assert users <= MODULES_THAT_KNOW_THE_SETTINGS
+
+
+def test_nothing_imports_the_tests() -> None:
+    assert [name(path) for path in sources() if imports_any(path, {"tests"})] == []
+
+
+def test_the_environment_is_read_by_the_settings_only() -> None:
+    readers = {name(path) for path in sources() if {"environ", "getenv"} & identifiers(path)}
+    assert readers <= {"app/settings.py"}
+
+
+def identifiers(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imported_names = {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return imported_names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
+def test_modules_stay_small() -> None:
+    lines = {name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
+
+
+IMPORT_AND_LOOK = """
+import importlib, logging, os, signal, sys, threading
+
+def state():
+    return {
+        "environment": dict(os.environ),
+        "files": sorted(os.listdir()),
+        "log handlers": list(logging.getLogger().handlers),
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "threads": threading.active_count(),
+    }
+
+before = state()
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+after = state()
+changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+assert not changed, changed
+print(*(name for name, module in sys.modules.items() if module))
+"""
+
+
+def modules_loaded_by(*names: str) -> set[str]:
+    """Imports `names` in a new process; fails if that changes the process or prints anything."""
+    command = [sys.executable, "-W", "error", "-c", IMPORT_AND_LOOK, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    return set(line.split())
+
+
+def test_importing_the_service_does_nothing_and_loads_neither_torch_nor_telemetry() -> None:
+    paths = [path for path in (*modules("app"), *modules("sparse_encoder")) if name(path) != "sparse_encoder/model.py"]
+    names = [name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths]
+    loaded = {module.split(".")[0] for module in modules_loaded_by(*names)}
+    assert loaded & {"training", "tests", "openvino_telemetry", *TORCH} == set()
+
+
+def test_importing_the_training_package_does_nothing() -> None:
+    assert "torch" not in modules_loaded_by("training")

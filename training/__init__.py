@@ -1,0 +1,1 @@
+"""Train, evaluate and publish sparse encoder checkpoints; the published directory is all that serving ever sees."""

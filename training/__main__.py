@@ -1,0 +1,73 @@
+"""``python -m training {vocab,train,evaluate,publish} RECIPE --run DIR``: from data to a published checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from sparse_encoder.artifact import ArtifactError
+from training.config import Config, ConfigError, RunError, load_config
+from training.data import DataError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    help_of = {
+        "vocab": "build the vocabulary only",
+        "train": "run every stage that is not done yet: vocabulary, teacher vectors, alignment, sparse training",
+        "evaluate": "measure the trained checkpoint; writes evaluation.json, .md and .png into the run directory",
+        "publish": "write the measured checkpoint as a versioned artifact that the service can load",
+    }
+    for name, text in help_of.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("recipe", type=Path, help="TOML file, such as training/recipes/first_light.toml")
+        command.add_argument("--run", type=Path, required=True, help="directory of this run; a stopped one goes on")
+        command.add_argument("--data-root", type=Path, help="replaces data.root of the recipe")
+        if name == "evaluate":
+            command.add_argument("--queries", type=int, default=1000, help="at most so many queries a set (0 = all)")
+        if name == "publish":
+            command.add_argument("--store", type=Path, required=True, help="directory that receives the version")
+            command.add_argument("--pack", type=Path, help="also write the packed (int8) form to this new directory")
+    return parser
+
+
+def _run(options: argparse.Namespace, config: Config, argv: list[str]) -> None:
+    # torch and transformers take seconds to import: not for --help or for a wrong recipe
+    from training import evaluate, publish, trainer
+
+    run: Path = options.run
+    exported = run / "export"
+    if options.command == "vocab":
+        trainer.vocabulary_stage(config, run)
+    elif options.command == "train":
+        print(trainer.train(config, run))  # noqa: T201
+    elif options.command == "evaluate":
+        publish.export(run / "train" / "final", exported)
+        report = evaluate.evaluate(config, evaluate.Checkpoint.from_export(exported), query_limit=options.queries)
+        evaluate.write_report(report, run)
+        print(evaluate.table(report))  # noqa: T201
+    else:
+        command = " ".join(["python -m training", *argv])
+        target = publish.publish(config, exported, publish.read_evaluation(run), options.store, command=command)
+        if options.pack:
+            publish.pack(target, options.pack)
+        print(target)  # noqa: T201
+
+
+def main(arguments: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        _run(options, load_config(options.recipe, data_root=options.data_root), argv)
+    except (ConfigError, DataError, ArtifactError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The model card of a published artifact: what it is, its use, its figures, its training, its limits."""
+
+from __future__ import annotations
+
+from sparse_encoder.artifact import Description
+from training.evaluate import table
+
+_TEMPLATE = """---
+language: ko
+license: apache-2.0
+library_name: transformers
+pipeline_tag: feature-extraction
+tags: [sparse-encoder, splade, korean, opensearch]
+---
+
+# {version}
+
+A learned sparse encoder (SPLADE) for Korean: a text becomes weighted words, its own and related ones, that a plain
+inverted index can search. Architecture `{architecture}`, vocabulary {vocabulary:,} of which {emitted:,} can be emitted.
+
+## Use
+
+Weight of word j: `log1p(relu(max over unmasked positions t of logits[t, j]))`. Any software that runs a BERT masked
+language model gives the same vectors; words that must not be emitted (particles, endings, punctuation, special tokens)
+are closed in the weights.
+
+```python
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+model = AutoModelForMaskedLM.from_pretrained("path/to/this/directory").eval()
+inputs = tokenizer(["손해배상"], return_tensors="pt")
+with torch.no_grad():
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+logits = logits.masked_fill(inputs["attention_mask"].unsqueeze(-1) == 0, float("-inf"))
+weights = torch.log1p(torch.relu(logits.max(dim=1).values))[0]
+for weight, token in zip(*weights.topk(10)):
+    print(tokenizer.convert_ids_to_tokens(int(token)), round(float(weight), 2))
+```
+
+At most {document} tokens for documents and {query} for queries.
+
+## Examples
+
+{examples}
+
+## Figures
+
+{figures}
+
+Sparse vectors are cut to their heaviest {top_document} words (documents) and {top_query} (queries). BM25 has k1 1.2,
+b 0.75 over the morphemes of kiwipiepy. At most {limit:,} queries a set, always the whole corpus; the sets were used to
+develop the model, never to train it.
+
+## Training
+
+Base: {base}. Command: `{command}` at commit `{commit}`. Data:
+
+{origin}
+
+## Limits
+
+Trained on encyclopedic and legal text and on term lists; medicine is thin, spoken language is not covered. Names that
+are not in the vocabulary are kept as pieces. Related words come from statistics of text: they are not checked facts.
+Documents and queries must be encoded with the same version.
+
+## Citation
+
+SPLADE v2: Formal et al. 2021, arXiv:2109.10086. multilingual-e5: Wang et al. 2024, arXiv:2402.05672.
+"""
+
+
+def model_card(description: Description, examples: dict[str, dict[str, float]]) -> str:
+    """The README.md of an artifact. ``examples``: heaviest words of some texts."""
+    evaluation = description.evaluation
+    prune = evaluation.get("prune", {})
+    return _TEMPLATE.format(
+        version=description.version,
+        architecture=description.architecture,
+        vocabulary=description.vocabulary_size,
+        emitted=description.vocabulary_size - len(description.never_emitted_ids),
+        document=description.max_length_document,
+        query=description.max_length_query,
+        examples="\n".join(
+            f"- {text} → " + ", ".join(f"{word} {weight:.2f}" for word, weight in words.items())
+            for text, words in examples.items()
+        ),
+        figures=table(dict(evaluation)) if evaluation.get("retrieval") else "Not measured.",
+        top_document=prune.get("top_k_document", "all"),
+        top_query=prune.get("top_k_query", "all"),
+        limit=evaluation.get("query_limit", 0),
+        base=description.training.base,
+        command=description.training.command,
+        commit=description.training.commit,
+        origin="\n".join(f"- {line}" for line in description.training.data_origin) or "- none named",
+    )

@@ -1,0 +1,179 @@
+"""One TOML file describes a run, from data to published artifact. An unknown key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+PairReader = Literal["fields", "numbered", "definitions"]
+
+
+class ConfigError(ValueError):
+    """The recipe is wrong; the message names the file, the key and what was expected."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on; the message says what went wrong and what to change."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PassageSource(Section):
+    """Text with natural (query, passage) pairs in it, one JSON object a line (``.jsonl`` or ``.jsonl.xz``).
+
+    ``fields``: the query is one field and the passage another. ``numbered``: both hold items ``[1] ... [2] ...`` that
+    belong together by number. ``definitions``: the passage defines quoted terms, each a query for its own sentence.
+    """
+
+    name: str
+    path: str
+    query: str
+    passage: str
+    reader: PairReader = "fields"
+    query_prefix: str = ""  #: a second field put before half of the queries, e.g. the law of an article
+    max_pairs: int = 0  #: 0 = all
+    max_query_repeats: int = 0  #: drop pairs whose query text is shared by more rows than this (0 = keep)
+    vocabulary_texts: int = 12_000  #: rows of this file that shape the vocabulary
+
+
+class TextSource(Section):
+    """Plain lines of text; they shape the vocabulary and nothing else."""
+
+    path: str
+    max_lines: int = 12_000
+
+
+class TermSource(Section):
+    """Related terms: tab-separated, with a header that names at least ``term`` and ``related``."""
+
+    path: str
+    kind: Literal["synonym", "related", "translation"] = "related"
+    max_pairs: int = 0
+    min_score: float = -1.5  #: rows that carry a lower ``score`` are left out (rows without one stay)
+
+
+class RetrievalSet(Section):
+    """``{name}.corpus.jsonl`` and ``{name}.queries.jsonl`` (or ``.xz``) in ``DataConfig.retrieval``."""
+
+    name: str
+    forbid_query_terms: bool = False  #: no training pair may hold one of its queries as a term
+
+
+class DataConfig(Section):
+    root: str = "data"  #: paths below are relative to it
+    passages: tuple[PassageSource, ...] = ()
+    texts: tuple[TextSource, ...] = ()
+    terms: tuple[TermSource, ...] = ()
+    retrieval: str = "retrieval"
+    retrieval_sets: tuple[RetrievalSet, ...] = ()
+    held_out_percent: int = 10  #: share of anchor terms that training never sees
+    origin: tuple[str, ...] = ()  #: where the data comes from and under which licence, for the model card
+
+
+class VocabularyConfig(Section):
+    size: int = 24_000
+    characters_per_text: int = 250
+
+
+class ModelConfig(Section):
+    """The encoder. ``e5`` widens multilingual-e5-small by ``identity_size``; ``fresh`` starts from random weights."""
+
+    start: Literal["e5", "fresh"] = "e5"
+    e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
+    identity_size: int = 128  #: dimensions that carry each token's own code from the embedding to the head
+    hidden_size: int = 512  #: for ``fresh``
+    layers: int = 12
+    heads: int = 16
+    intermediate_size: int = 1536
+    lexical_scale: float = 0.6  #: weight of a word on its own = lexical_scale x sqrt(idf)
+    start_active: int = 160  #: expansions that fire for an average passage before training
+
+
+class AlignConfig(Section):
+    """Stage 1: under its new vocabulary the body learns to give the teacher's vectors."""
+
+    steps: int = 300  #: 0 = skip the stage
+    batch: int = 96
+    embeddings_only: float = 0.3  #: share of the stage in which only the embeddings learn
+    learning_rate: float = 6e-5
+    embedding_learning_rate: float = 2e-3
+    document_tokens: int = 64
+
+
+class LossConfig(Section):
+    contrastive: float = 1.0
+    distillation: float = 1.0
+    alignment: float = 1.0
+    lexical: float = 1.0
+    synonym: float = 0.5
+    flops_query: float = 0.06
+    flops_document: float = 0.03
+    flops_warmup: float = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
+    temperature: float = 0.02  #: of the teacher's cosines
+
+
+class TrainConfig(Section):
+    """Stage 2: the sparse training."""
+
+    steps: int = 2800
+    batch: int = 64
+    term_share: float = 0.3  #: share of batches made of term pairs
+    query_tokens: int = 32
+    document_tokens: int = 64
+    term_tokens: int = 16
+    learning_rate: float = 6e-5
+    embedding_learning_rate: float = 6e-4
+    warmup_steps: int = 20
+    max_grad_norm: float = 2.0
+    save_steps: int = 250
+    log_steps: int = 10
+    active_band: tuple[float, float] = (3.0, 2000.0)  #: stop when the mean active words of a batch leave it
+    bf16: bool = True
+    teacher_pairs: int = 32_768  #: pairs that get teacher vectors, the first of the shuffled ones
+    threads: int = 2
+
+
+class PublishConfig(Section):
+    max_length_document: int = 256
+    max_length_query: int = 64
+    top_k_document: int = 256
+    top_k_query: int = 64
+
+
+class Config(Section):
+    name: str
+    seed: int = 13
+    data: DataConfig = DataConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    model: ModelConfig = ModelConfig()
+    align: AlignConfig = AlignConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    publish: PublishConfig = PublishConfig()
+
+    def data_path(self, relative: str) -> Path:
+        return Path(self.data.root) / relative
+
+
+def load_config(path: Path, *, data_root: Path | None = None) -> Config:
+    """Read a recipe; ``data_root`` replaces ``data.root``. Raises ``ConfigError``."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    if data_root is not None:
+        table.setdefault("data", {})["root"] = str(data_root)
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()
+        )
+        raise ConfigError(f"{path}: {problems}") from None

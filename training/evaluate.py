@@ -1,0 +1,206 @@
+"""Figures of a checkpoint on data that training never saw: retrieval beside BM25, and the card's two term measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from kiwipiepy import Kiwi
+
+from sparse_encoder.model import SpladeModel
+from sparse_encoder.tokenizer import Tokenizer
+from sparse_encoder.vector import SparseVector
+from training.config import Config
+from training.data import RetrievalData, TermPair, load_retrieval, load_training_data
+from training.encode import encode
+from training.retrieval import MEASURES, measure, rank, rank_bm25, to_matrix
+from training.vocabulary import Roles
+
+matplotlib.use("Agg")
+
+_BM25_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG MAJ XPN XSN XR SL SN SH W_SERIAL"
+_BM25_TAGS = frozenset(_BM25_TAG_NAMES.split())
+_TOP = 15
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is ready to encode."""
+
+    model: SpladeModel
+    tokenizer: Tokenizer
+
+    @classmethod
+    def from_export(cls, path: Path) -> Checkpoint:
+        """Read what ``publish.export`` wrote."""
+        model = SpladeModel.from_pretrained(path, Roles.load(path / "roles.json").never_emitted)
+        return cls(model, Tokenizer.from_file(path / "tokenizer.json"))
+
+
+def morphemes(texts: list[str], workers: int = 2) -> list[list[str]]:
+    """What BM25 is given: nouns, stems, roots, numbers and foreign words, as kiwi finds them."""
+    analysed = Kiwi(num_workers=workers).tokenize(iter(texts))
+    return [[token.form for token in tokens if token.tag.split("-")[0] in _BM25_TAGS] for tokens in analysed]
+
+
+def choose_queries(data: RetrievalData, limit: int) -> list[int]:
+    """All queries, or a fixed random sample of ``limit``."""
+    count = len(data.queries)
+    if not limit or count <= limit:
+        return list(range(count))
+    return [int(i) for i in np.random.default_rng(0).permutation(count)[:limit]]
+
+
+def evaluate_retrieval(config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000) -> dict[str, Any]:
+    """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words."""
+    settings = config.publish
+    results: dict[str, Any] = {}
+    for item in config.data.retrieval_sets:
+        data = load_retrieval(config, item.name)
+        chosen = choose_queries(data, query_limit)
+        texts = [data.queries[i] for i in chosen]
+        relevant = [data.relevant[i] for i in chosen]
+        size = len(checkpoint.tokenizer.vocabulary)
+        documents = encode(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            data.documents,
+            max_length=settings.max_length_document,
+            top_k=settings.top_k_document,
+            bf16=True,
+            description=f"{item.name} documents",
+        )
+        queries = encode(
+            checkpoint.model,
+            checkpoint.tokenizer,
+            texts,
+            max_length=settings.max_length_query,
+            top_k=settings.top_k_query,
+            bf16=True,
+            description=f"{item.name} queries",
+        )
+        runs = rank(to_matrix(queries, size), to_matrix(documents, size))
+        results[item.name] = {
+            "documents": len(documents),
+            "queries": len(queries),
+            "sparse": measure(runs, relevant, data.document_ids),
+            "bm25": measure(rank_bm25(morphemes(data.documents), morphemes(texts)), relevant, data.document_ids),
+            "active_query": float(np.mean([len(v) for v in queries])),
+            "active_document": float(np.mean([len(v) for v in documents])),
+            "flops": _flops(queries, documents, size),
+        }
+    return results
+
+
+def _flops(queries: list[SparseVector], documents: list[SparseVector], size: int) -> float:
+    """Mean number of words that a query and a document share: sum_j p_j(query) p_j(document) (Formal et al. 2021)."""
+
+    def rates(vectors: list[SparseVector]) -> Any:
+        return np.bincount(np.concatenate([v.ids for v in vectors]), minlength=size) / len(vectors)
+
+    return float(rates(queries) @ rates(documents))
+
+
+def _touches(token: str, surface: str) -> bool:
+    """Sub-string either way; a single syllable counts only if it is the whole surface."""
+    return token == surface or (len(token) > 1 and len(surface) > 1 and (token in surface or surface in token))
+
+
+def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[list[str]]]) -> dict[str, float]:
+    """The card's measures over held-out anchors, as shares (0 to 1).
+
+    ``source_preservation``: an own word of the term is among its 15 heaviest tokens (sub-string either way).
+    ``synonym_activation``: one of its expected synonyms is (same rule). ``new_synonym_activation``: one is, by a token
+    that does not touch the term itself; it counts only terms that have a synonym sharing no syllable with them.
+    ``top_words`` gives the 15 heaviest tokens of each text.
+    """
+    expected: dict[str, set[str]] = {}
+    for pair in pairs:
+        expected.setdefault(pair.term.lower(), set()).add(pair.related.lower())
+    terms = list(expected)
+    kept = activated = fresh = fresh_possible = 0
+    for term, words in zip(terms, top_words(terms), strict=True):
+        own = term.replace(" ", "")
+        synonyms = [s.replace(" ", "") for s in expected[term]]
+        kept += any(_touches(word, own) or word in own for word in words)
+        activated += any(_touches(word, s) for word in words for s in synonyms)
+        different = [s for s in synonyms if not set(s) & set(own)]
+        fresh_possible += bool(different)
+        fresh += any(_touches(word, s) and not _touches(word, own) for word in words for s in different)
+    return {
+        "terms": len(terms),
+        "source_preservation": kept / len(terms),
+        "synonym_activation": activated / len(terms),
+        "new_synonym_terms": fresh_possible,
+        "new_synonym_activation": fresh / max(1, fresh_possible),
+    }
+
+
+def evaluate(config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000) -> dict[str, Any]:
+    """Everything that goes into the manifest and the model card."""
+    report: dict[str, Any] = {"query_limit": query_limit, "prune": config.publish.model_dump()}
+    held_out = load_training_data(config).held_out
+    if held_out:
+        vocabulary = checkpoint.tokenizer.vocabulary
+
+        def top_words(texts: list[str]) -> list[list[str]]:
+            vectors = encode(checkpoint.model, checkpoint.tokenizer, texts, max_length=32, top_k=_TOP, bf16=True)
+            return [[vocabulary[i] for i in vector.ids] for vector in vectors]
+
+        report["terms"] = term_measures(held_out, top_words)
+    report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit)
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        "| set | documents / queries | "
+        + " | ".join(f"{name} (BM25)" for name in MEASURES)
+        + " | active query / document |",
+        "|---|---|" + "---|" * (len(MEASURES) + 1),
+    ]
+    for name, row in report["retrieval"].items():
+        figures = " | ".join(f"{row['sparse'][m]:.3f} ({row['bm25'][m]:.3f})" for m in MEASURES)
+        lines.append(
+            f"| {name} | {row['documents']:,} / {row['queries']:,} | {figures} "
+            f"| {row['active_query']:.0f} / {row['active_document']:.0f} |"
+        )
+    if terms := report.get("terms"):
+        lines += [
+            "",
+            f"{terms['terms']:,} held-out terms: source preservation {terms['source_preservation']:.1%}, synonym "
+            f"activation at {_TOP} {terms['synonym_activation']:.1%}; by a word of other syllables "
+            f"{terms['new_synonym_activation']:.1%} of {terms['new_synonym_terms']:,}.",
+        ]
+    return "\n".join(lines)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """nDCG@10 by set, beside BM25."""
+    from matplotlib.figure import Figure
+
+    names = list(report["retrieval"])
+    place = np.arange(len(names))
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for offset, system, label in ((-0.2, "bm25", "BM25 + kiwi"), (0.2, "sparse", "sparse encoder")):
+        values = [report["retrieval"][name][system]["nDCG@10"] for name in names]
+        bars = axes.bar(place + offset, values, 0.4, label=label)
+        axes.bar_label(bars, fmt="%.3f", fontsize=7)
+    axes.set_xticks(place, names, fontsize=8)
+    axes.set_ylabel("nDCG@10")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def write_report(report: dict[str, Any], run: Path) -> None:
+    """``evaluation.json``, ``evaluation.md`` and ``evaluation.png`` in the run directory."""
+    (run / "evaluation.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    (run / "evaluation.md").write_text(table(report) + "\n", encoding="utf-8")
+    plot(report, run / "evaluation.png")

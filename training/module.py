@@ -1,0 +1,71 @@
+"""The sparse encoder as a module of sentence-transformers; it never builds batch x length x vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers.base.modules.input_module import InputModule
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import BertForMaskedLM
+
+from sparse_encoder.model import SpladeModel
+from training.student import pad
+from training.vocabulary import Roles
+
+TASKS = ("query", "document", "term")
+
+
+class TiledSplade(InputModule):
+    """Features in: input_ids, attention_mask. Out: ``sentence_embedding`` [batch, emitted] and ``states``
+    [batch, length, hidden] (the encoder's last hidden state, for the alignment loss)."""
+
+    def __init__(
+        self, splade: SpladeModel, tokenizer: Tokenizer, roles: Roles, max_tokens: dict[str, int], bf16: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.splade = splade
+        self.tokenizer = tokenizer
+        self.roles = roles
+        self.max_tokens = max_tokens
+        self.bf16 = bf16
+        self.heads_only = False  #: stage 1 needs no sparse vectors
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        limit = self.max_tokens[kwargs.get("task") or "document"]
+        rows = []
+        for encoding in self.tokenizer.encode_batch(list(inputs)):
+            ids = encoding.ids
+            rows.append(ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]])
+        batch = pad(rows)
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        ids, mask = features["input_ids"], features["attention_mask"]
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+            states = self.splade.hidden_states(ids, mask)
+        features["states"] = states
+        if not self.heads_only:
+            dtype = torch.bfloat16 if self.bf16 and self.training else torch.float32
+            features["sentence_embedding"] = torch.log1p(torch.relu(self.splade.max_logits(states, mask, dtype)))
+        return features
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        self.splade.mlm.save_pretrained(output_path)
+        self.tokenizer.save(str(Path(output_path) / "tokenizer.json"))
+        self.roles.save(Path(output_path) / "roles.json")
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **_: Any) -> TiledSplade:  # type: ignore[override]
+        return load_module(Path(model_name_or_path), max_tokens=dict.fromkeys(TASKS, 512), bf16=False)
+
+
+def load_module(path: Path, *, max_tokens: dict[str, int], bf16: bool) -> TiledSplade:
+    """Read what ``TiledSplade.save`` (or the vocabulary and start stages) wrote."""
+    roles = Roles.load(path / "roles.json")
+    mlm = BertForMaskedLM.from_pretrained(str(path), dtype=torch.float32)
+    splade = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {-1})))
+    return TiledSplade(splade, Tokenizer.from_file(str(path / "tokenizer.json")), roles, max_tokens, bf16)

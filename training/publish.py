@@ -1,0 +1,153 @@
+"""From a trained run to a published artifact: close what must not be emitted, round, measure, describe, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as BackendTokenizer
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+
+from sparse_encoder.artifact import (
+    Description,
+    GoldenVector,
+    InputType,
+    TrainingOrigin,
+    file_record,
+    write_artifact,
+    write_golden,
+)
+from sparse_encoder.model import SpladeModel
+from sparse_encoder.packed import dequantise_rows, pack, quantise_rows
+from sparse_encoder.tokenizer import Tokenizer
+from training.card import model_card
+from training.config import Config, RunError
+from training.encode import encode
+from training.student import CLOSED_BIAS
+from training.vocabulary import SPECIAL_TOKENS, Roles
+
+GOLDEN_TOLERANCE = 2e-3  #: f32 kernels of other runtimes differ in the last bits; after log1p by far less than this
+_GOLDEN_TEXTS = (
+    "손해배상",
+    "인공지능",
+    "당뇨병 치료 방법",
+    "부동산 임대차 계약 해지",
+    "전세 보증금을 돌려받지 못하면 어떻게 해야 하나요?",
+    "혈압이 높을 때 피해야 하는 음식",
+    "회사가 퇴직금을 늦게 지급하면 지연 이자를 받을 수 있다.",
+    "2024년부터 달라지는 육아휴직 급여 신청 절차",
+    "서울에서 부산까지 KTX로 두 시간 반이 걸린다.",
+    "김치를 담글 때는 배추를 소금물에 절인 뒤 고춧가루와 마늘, 젓갈로 만든 양념을 고루 바른다.",
+    "계약을 해제한 당사자는 상대방에게 원상회복을 청구할 수 있고, 손해가 있으면 그 배상도 함께 구할 수 있다.",
+    "machine learning으로 한국어 검색 품질을 높이는 방법",
+    "비타민 D가 부족하면 뼈가 약해지고 쉽게 피로를 느낀다.",
+    "환율이 오르면 수입 물가가 상승하여 소비자 부담이 커진다.",
+)
+
+
+@torch.no_grad()
+def export(trained: Path, out: Path) -> Path:
+    """Write ``trained`` as a plain transformers checkpoint, rounded, with never-emitted ids closed; returns ``out``.
+
+    Every matrix is rounded to what int8 rows with a float scale can hold, so the figures measured afterwards are
+    those of the weights that ship, in whichever form they are stored.
+    """
+    if not (trained / "roles.json").is_file():
+        raise RunError(f"{trained}: no trained checkpoint there; run `python -m training train` to its end first")
+    roles = Roles.load(trained / "roles.json")
+    mlm = BertForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
+    decoder = mlm.cls.predictions.decoder
+    decoder.weight[roles.never_emitted] = 0.0
+    decoder.bias[roles.never_emitted] = CLOSED_BIAS
+    mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
+    for parameter in mlm.parameters():
+        if not torch.isfinite(parameter).all():
+            raise RunError(f"{trained}: its weights hold NaN or infinity: the run diverged")
+        if parameter.dim() == 2:
+            parameter.copy_(torch.from_numpy(dequantise_rows(*quantise_rows(parameter.numpy()))))
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    mlm.save_pretrained(str(out))
+    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
+    PreTrainedTokenizerFast(
+        tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
+        model_max_length=mlm.config.max_position_embeddings,
+        **{f"{name}_token": token for name, token in names.items()},
+    ).save_pretrained(str(out))
+    roles.save(out / "roles.json")
+    return out
+
+
+__all__ = ["export", "pack", "publish", "read_evaluation"]
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_folder: Path, *, command: str) -> Path:
+    """Write the artifact into ``target_folder`` under its version id; returns its path."""
+    roles = Roles.load(exported / "roles.json")
+    tokenizer = Tokenizer.from_file(exported / "tokenizer.json")
+    model = SpladeModel.from_pretrained(exported, roles.never_emitted)
+    texts = list(_GOLDEN_TEXTS)
+    lengths: dict[InputType, int] = {
+        "document": config.publish.max_length_document,
+        "query": config.publish.max_length_query,
+    }
+    golden = []
+    for kind, length in lengths.items():
+        for text, vector in zip(texts, encode(model, tokenizer, texts, max_length=length), strict=True):
+            golden.append(GoldenVector(text, kind, tuple(vector.ids.tolist()), tuple(vector.weights.tolist())))
+    sample = texts[:4]
+    examples = {
+        text: vector.prune(top_k=10).to_words(tokenizer.vocabulary)
+        for text, vector in zip(sample, encode(model, tokenizer, sample, max_length=64), strict=True)
+    }
+    weights = file_record(exported / "model.safetensors").sha256
+    version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
+    description = Description(
+        version=version,
+        architecture="BertForMaskedLM",
+        activation="log1p_relu",
+        max_length_document=config.publish.max_length_document,
+        max_length_query=config.publish.max_length_query,
+        vocabulary_size=len(roles.emitted_as),
+        never_emitted_ids=tuple(roles.never_emitted),
+        golden_tolerance=GOLDEN_TOLERANCE,
+        evaluation=evaluation,
+        training=TrainingOrigin(
+            commit=_commit(),
+            command=command,
+            base="intfloat/multilingual-e5-small" if config.model.start == "e5" else "none",
+            data_origin=config.data.origin,
+        ),
+    )
+
+    def fill(directory: Path) -> None:
+        for file in exported.iterdir():
+            if file.name != "roles.json":
+                shutil.copy2(file, directory / file.name)
+        write_golden(directory / "golden.jsonl", golden)
+        (directory / "README.md").write_text(model_card(description, examples), encoding="utf-8")
+
+    target_folder.mkdir(parents=True, exist_ok=True)
+    return write_artifact(target_folder / version, fill, lambda _: description)
+
+
+def read_evaluation(run: Path) -> dict[str, Any]:
+    path = run / "evaluation.json"
+    if not path.is_file():
+        raise RunError(
+            f"{path}: missing; run `python -m training evaluate` first, a published model carries its figures"
+        )
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
