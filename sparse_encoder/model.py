@@ -26,7 +26,7 @@ class MaxLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        """hidden [batch, length, size], mask [batch, length] (bool), weight [vocabulary, size] -> [batch, vocabulary]."""
+        """hidden [batch, length, size], mask [batch, length] (bool), weight [words, size] -> [batch, words]."""
         lengths: list[int] = mask.sum(1).tolist()
         packed = hidden[mask].to(dtype)
         columns = weight.to(dtype)
@@ -108,9 +108,12 @@ class SpladeModel(nn.Module):
         head = self.mlm.cls.predictions
         weight, bias = head.decoder.weight, head.decoder.bias
         if self.emitted is not None:
-            weight, bias = weight[self.emitted], bias[self.emitted]
-        transformed = head.transform(states).float()
-        result: Tensor = MaxLogits.apply(transformed, attention_mask.bool(), weight, bias, dtype)
+            return self._max_logits(states, attention_mask, weight[self.emitted], bias[self.emitted], dtype)
+        return self._max_logits(states, attention_mask, weight, bias, dtype)
+
+    def _max_logits(self, states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        transformed = self.mlm.cls.predictions.transform(states).float()
+        result: Tensor = MaxLogits.apply(transformed, mask.bool(), weight, bias, dtype)  # type: ignore[no-untyped-call]
         return result
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

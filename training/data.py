@@ -25,7 +25,7 @@ _SPACE = re.compile(r"\s+")
 _NUMBERED = re.compile(r"\[(\d{1,2})\]")
 _DEFINITION = re.compile(
     r"[\"“]([^\"”]{2,25})[\"”]\s*(?:이라 함은|라 함은|이란|란|이라 한다|은|는)\s*"
-    r"([^\"“]{15,250}?(?:말한다|것|자|시설|행위))"
+    r"([^\"“]{15,250}?(?:말한다|것|자|시설|행위)(?=[.,;\s]|$))"
 )
 _DEFINING_TITLES = frozenset({"정의", "용어의 정의", "용어의 뜻"})
 _WINDOW = 40  #: characters; a training passage that shares a window of this size with an evaluation passage is a leak

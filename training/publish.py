@@ -135,7 +135,7 @@ def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_f
     def fill(directory: Path) -> None:
         for file in exported.iterdir():
             if file.name != "roles.json":
-                shutil.copy2(file, directory / file.name)
+                shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         write_golden(directory / "golden.jsonl", golden)
         (directory / "README.md").write_text(model_card(description, examples), encoding="utf-8")
 

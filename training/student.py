@@ -35,7 +35,7 @@ _NEW_HEADS = re.compile(r"attention\.self\.(query|key|value)\.weight")
 
 
 def identity_codes(roles: Roles, size: int, seed: int) -> Tensor:
-    """A code for each token id: [vocabulary, size], zero mean, unit variance; one and the same for what is not emitted."""
+    """A code for each token id, zero mean, unit variance: [vocabulary, size]; the same for all that is not emitted."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randn((len(roles.emitted_as) + 1, size), generator=generator)
     codes -= codes.mean(1, keepdim=True)
@@ -43,7 +43,8 @@ def identity_codes(roles: Roles, size: int, seed: int) -> Tensor:
     codes[:-1] -= (codes[:-1] @ silent).unsqueeze(1) * silent
     codes = torch.nn.functional.normalize(codes, dim=1) * size**0.5
     source = [len(codes) - 1 if target == NEVER else target for target in roles.emitted_as]
-    return codes[source]
+    chosen: Tensor = codes[source]
+    return chosen
 
 
 def silent_code(codes: Tensor, roles: Roles) -> Tensor:
@@ -52,7 +53,7 @@ def silent_code(codes: Tensor, roles: Roles) -> Tensor:
 
 def mean_piece_embeddings(teacher: BertModel, teacher_tokenizer: Tokenizer, pieces: list[str]) -> Tensor:
     """For each new token the mean of the teacher's embeddings of its pieces: [vocabulary, 384]."""
-    table = teacher.get_input_embeddings().weight.detach()  # type: ignore[union-attr]
+    table = teacher.get_input_embeddings().weight.detach()
     special = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<unk>"}
     out = torch.zeros((len(pieces), table.shape[1]))
     for i, piece in enumerate(pieces):

@@ -27,7 +27,7 @@ from training.data import TrainingData, load_training_data, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached, load_e5
 from training.lexical import emitted_rows, idf, own_weights
 from training.module import TiledSplade, load_module
-from training.objectives import AlignObjective, Objective, OwnWords, PassageObjective, TermObjective
+from training.objectives import AlignObjective, OwnWords, PassageObjective, TermObjective
 from training.student import identity_codes, install_head, widen_e5
 from training.vocabulary import Roles, build_vocabulary
 
@@ -47,6 +47,18 @@ class SparseModel(SparseEncoder):
         self.active = (float((queries > 0).sum(1).float().mean()), float((documents > 0).sum(1).float().mean()))
 
 
+class _Trainer(SparseEncoderTrainer):
+    """Logs the active words beside the loss."""
+
+    model: SparseModel
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            query, document = self.model.active
+            logs = {**logs, "active_query": query, "active_document": document}
+        super().log(logs, start_time)
+
+
 class Progress:
     """The share of the run that is done, for schedules."""
 
@@ -58,7 +70,7 @@ class Progress:
 
 
 class _Watch(TrainerCallback):
-    """Feeds ``Progress``, logs active words, and stops a run that goes wrong before it is saved."""
+    """Feeds ``Progress`` and stops a run that goes wrong before it is saved."""
 
     def __init__(self, progress: Progress, model: SparseModel, band: tuple[float, float]) -> None:
         self.progress, self.model, self.band = progress, model, band
@@ -69,7 +81,6 @@ class _Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
             return
-        logs["active_query"], logs["active_document"] = self.model.active
         if not np.isfinite(logs["loss"]):
             raise RunError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
         low, high = self.band
@@ -143,7 +154,7 @@ def _fit(
     out: Path,
     module: TiledSplade,
     datasets: dict[str, Dataset],
-    objectives: dict[str, Objective],
+    objectives: dict[str, nn.Module],
     model: SparseModel,
     progress: Progress,
     *,
@@ -173,11 +184,11 @@ def _fit(
         dataloader_drop_last=True,
         dataloader_pin_memory=False,
     )
-    trainer = SparseEncoderTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=datasets,
-        loss=objectives,  # type: ignore[arg-type]
+        loss=objectives,
         optimizers=(optimizer, scheduler),
         callbacks=[_Watch(progress, model, train.active_band)],
     )
@@ -267,7 +278,7 @@ def start_stage(
             mlm = widen_e5(e5, e5_tokenizer, pieces, codes, sample[:32], seed=config.seed)
             module = TiledSplade(SpladeModel(mlm, emitted), tokenizer, roles, dict(tasks), config.train.bf16)
             align_stage(config, run, module, teacher, data)
-        module = load_module(final, max_tokens=tasks, bf16=False).eval()  # type: ignore[assignment]
+        module = load_module(final, max_tokens=tasks, bf16=False).eval()
         weights, _ = lexical_stage(config, run, data, tokenizer, roles)
         measured = install_head(
             module.splade,
@@ -312,7 +323,7 @@ def train(config: Config, run: Path) -> Path:
         vectors = (torch.from_numpy(teacher["queries"]), torch.from_numpy(teacher["passages"]))
         core, known = teacher["words"].shape[1], len(teacher["passages"])
     datasets: dict[str, Dataset] = {}
-    objectives: dict[str, Objective] = {}
+    objectives: dict[str, nn.Module] = {}
     passages = PassageObjective(model, own, config.loss, vectors, core, progress)
     for name, rows in _passage_batches(config, data, known).items():
         datasets[name] = Dataset.from_dict(

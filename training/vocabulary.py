@@ -28,7 +28,8 @@ _WORD = re.compile(r"[0-9A-Za-z가-힣㐀-鿿]+")
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~·「」『』…“”‘’"
 #: Dependent nouns and verb stems that only carry grammar (~인 것, ~할 수, ~에 관하여): as search terms they are noise.
 _GRAMMATICAL_WORDS = """
-    것/NNB 수/NNB 등/NNB 때/NNB 바/NNB 데/NNB 줄/NNB 뿐/NNB 듯/NNB 채/NNB 따위/NNB 때문/NNB 중/NNB 후/NNG 이/MM 그/MM 저/MM
+    것/NNB 수/NNB 등/NNB 때/NNB 바/NNB 데/NNB 줄/NNB 뿐/NNB 듯/NNB 채/NNB 따위/NNB 때문/NNB 중/NNB 후/NNG 이/MM
+    그/MM 저/MM
     하/VV 되/VV 있/VA 있/VV 없/VA 같/VA 대하/VV 관하/VV 위하/VV 의하/VV 통하/VV 인하/VV 따르/VV 이르/VV 아니/VCN
 """
 _GRAMMATICAL = frozenset(_GRAMMATICAL_WORDS.split())
@@ -258,15 +259,15 @@ def build_tokenizer(pieces: list[str]) -> Tokenizer:
     """WordPiece over ``pieces``: NFKC, lower case, ``[CLS] text [SEP]``."""
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=64))
-    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFKC(),
             normalizers.BertNormalizer(lowercase=True, strip_accents=False, handle_chinese_chars=True),
         ]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
-    tokenizer.decoder = decoders.WordPiece()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )

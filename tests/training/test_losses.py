@@ -1,0 +1,94 @@
+"""Each loss against a plain reference; the tiled head against the dense one, values and gradients."""
+
+import math
+
+import pytest
+import torch
+
+from sparse_encoder.model import MaxLogits
+from training import losses
+from training.objectives import OwnWords
+from training.vocabulary import Roles
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def vectors(rows: int = 5, columns: int = 7) -> torch.Tensor:
+    return torch.relu(torch.randn((rows, columns), generator=GENERATOR))
+
+
+def test_contrastive_is_the_cross_entropy_of_the_diagonal() -> None:
+    scores = torch.randn((4, 4), generator=GENERATOR)
+    expected = (
+        -sum(math.log(math.exp(scores[i, i]) / sum(math.exp(s) for s in scores[i].tolist())) for i in range(4)) / 4
+    )
+    assert losses.contrastive(scores).item() == pytest.approx(expected, rel=1e-5)
+    both = (losses.contrastive(scores) + losses.contrastive(scores.T)) / 2
+    assert losses.contrastive(scores, symmetric=True).item() == pytest.approx(both.item())
+
+
+def test_distillation_is_zero_when_the_student_ranks_like_the_teacher() -> None:
+    teacher = torch.rand((4, 4), generator=GENERATOR)
+    assert losses.distillation(teacher / 0.02, teacher, 0.02).item() == pytest.approx(0, abs=1e-5)
+    assert losses.distillation(-teacher / 0.02, teacher, 0.02).item() > 1
+
+
+def test_flops_counts_expected_multiplications() -> None:
+    weights = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+    assert losses.flops(weights).item() == pytest.approx(2.0**2 + 0 + 1.0**2)
+
+
+def test_growing_every_weight_does_not_lower_the_contrastive_loss() -> None:
+    queries = vectors().requires_grad_()
+    documents = vectors()
+    losses.contrastive(losses.normalised_scores(queries, documents)).backward()
+    assert queries.grad is not None
+    along = (queries.grad * queries.detach()).sum().abs()
+    assert along.item() == pytest.approx(0, abs=1e-5)  # no gradient along the vectors themselves
+
+
+def test_lexical_and_activation_look_at_the_named_entries_only() -> None:
+    weights = torch.tensor([[1.0, 0.5, 9.0], [0.2, 0.0, 9.0]])
+    rows, columns = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    targets = torch.tensor([1.0, 1.0, 1.0])
+    assert losses.lexical(weights, rows, columns, targets).item() == pytest.approx((0 + 0.25 + 0.64) / 3)
+    assert losses.activation(weights, rows, columns, targets).item() == pytest.approx((0 + 0.5 + 0.8) / 3)
+    nothing = torch.zeros(0, dtype=torch.long)
+    assert losses.lexical(weights, nothing, nothing, torch.zeros(0)).item() == 0
+
+
+def test_flops_warmup_is_quadratic_and_never_off() -> None:
+    values = [losses.quadratic_warmup(p, 0.5) for p in (0.0, 0.25, 0.5, 1.0)]
+    assert values == pytest.approx([0.1, 0.325, 1.0, 1.0])
+
+
+def test_tiled_head_gives_the_values_and_gradients_of_the_dense_one() -> None:
+    lengths = [7, 1, 90, 4, 100]  # more positions than one tile holds, so rows fall into several
+    mask = torch.zeros((5, 100), dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        mask[row, :length] = True
+    mask[0, 2] = False  # a hole, not only padding
+    leaves = [torch.randn(shape, generator=GENERATOR).requires_grad_() for shape in ((5, 100, 16), (60, 16), (60,))]
+    copies = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+
+    tiled = MaxLogits.apply(leaves[0], mask, leaves[1], leaves[2], torch.float32)  # type: ignore[no-untyped-call]
+    logits = copies[0] @ copies[1].T + copies[2]
+    dense = logits.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+    torch.testing.assert_close(tiled, dense, rtol=1e-5, atol=1e-5)
+
+    upstream = torch.randn((5, 60), generator=GENERATOR)
+    (torch.log1p(torch.relu(tiled)) * upstream).sum().backward()
+    (torch.log1p(torch.relu(dense)) * upstream).sum().backward()
+    for leaf, copy in zip(leaves, copies, strict=True):
+        torch.testing.assert_close(leaf.grad, copy.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_own_words_are_counted_under_the_form_they_are_emitted_as() -> None:
+    roles = Roles([-1, -1, -1, -1, -1, 5, 5, -1, 8])  # 6 is ##5, 7 a particle
+    own = OwnWords.of(roles, torch.tensor([5, 8]), torch.arange(9.0), average_length=3.0)
+    ids = torch.tensor([[2, 5, 6, 7, 8, 3, 0]])
+    rows, columns, frequency = own.counts(ids, 2)
+    assert (rows.tolist(), columns.tolist(), frequency.tolist()) == ([0, 0], [0, 1], [2, 1])
+    assert own.query_targets(ids, 2)[2].tolist() == [5.0, 8.0]
+    # BM25: tf 1 in a text of average length weighs 1, tf 2 weighs 2 (1 + k1) / (2 + k1)
+    assert own.document_targets(ids, 2)[2].tolist() == pytest.approx([5.0 * 2 * 2.2 / 3.2, 8.0])

@@ -1,0 +1,98 @@
+"""The whole line once: train twenty steps on the sample, evaluate, publish, and serve what was published."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from app.checkpoints import load_checkpoint
+from app.main import openvino_encoder
+from sparse_encoder.artifact import Artifact, read_artifact
+from sparse_encoder.packed import unpack
+from training.vocabulary import Roles
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "training/sample/recipe.toml"
+
+
+def training(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "training", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    for command, *extra in (["train"], ["evaluate"], ["publish", "--store", f"{run}/store", "--pack", f"{run}/packed"]):
+        done = training(command, RECIPE, "--run", str(run), *extra)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return run
+
+
+@pytest.fixture(scope="module")
+def artifact(run: Path) -> Artifact:
+    (path,) = (run / "store").iterdir()
+    return read_artifact(path)
+
+
+@pytest.mark.timeout(300)
+def test_training_lowers_the_loss_and_logs_its_parts(run: Path) -> None:
+    log = [row for row in json.loads((run / "train" / "log.json").read_text()) if "loss" in row]
+    assert len(log) == 20
+    assert np.mean([row["loss"] for row in log[-6:]]) < np.mean([row["loss"] for row in log[:6]])
+    assert {"contrastive", "lexical", "flops", "term synonym", "active_document"} <= set().union(*log)
+
+
+def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact) -> None:
+    measured = json.loads((run / "evaluation.json").read_text())
+    assert artifact.manifest.evaluation == measured
+    assert measured["retrieval"]["sample"]["queries"] == 6
+    assert f"{measured['retrieval']['sample']['sparse']['nDCG@10']:.3f}" in (artifact.path / "README.md").read_text()
+    assert (run / "evaluation.png").stat().st_size > 1000
+
+
+def test_any_software_gives_the_golden_vectors(artifact: Artifact) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path)
+    model = AutoModelForMaskedLM.from_pretrained(artifact.path).eval()
+    for golden in list(artifact.golden())[:6]:
+        inputs = tokenizer([golden.text], return_tensors="pt")
+        with torch.no_grad():
+            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        row = torch.log1p(torch.relu(logits.max(dim=1).values))[0]
+        assert sorted(golden.ids) == row.nonzero()[:, 0].tolist()
+        np.testing.assert_allclose(row[list(golden.ids)].numpy(), golden.weights, atol=1e-4)
+
+
+def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: Artifact) -> None:
+    never = Roles.load(run / "export" / "roles.json").never_emitted
+    assert list(artifact.manifest.never_emitted_ids) == never
+    head = AutoModelForMaskedLM.from_pretrained(artifact.path).cls.predictions.requires_grad_(False)
+    assert float(head.decoder.weight[never].abs().max()) == 0
+    assert float(head.decoder.bias[never].max()) == -1e4
+
+
+def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, tmp_path: Path) -> None:
+    unpacked = unpack(run / "packed", tmp_path / "unpacked")
+    assert unpacked.manifest == artifact.manifest
+    load_checkpoint(unpacked, lambda served: openvino_encoder(served, 1))  # refuses what misses its golden vectors
+
+
+def test_finished_stages_are_not_run_again(run: Path) -> None:
+    kept = [run / "vocabulary" / "tokenizer.json", run / "start" / "roles.json"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    done = training("train", RECIPE, "--run", str(run))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.stat().st_mtime_ns for path in kept] == before
+
+
+def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
+    done = training("publish", RECIPE, "--run", str(tmp_path), "--store", str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "run `python -m training evaluate` first" in done.stderr
+    assert not (tmp_path / "store").exists()
