@@ -33,6 +33,9 @@ _GRAMMATICAL_WORDS = """
     하/VV 되/VV 있/VA 있/VV 없/VA 같/VA 대하/VV 관하/VV 위하/VV 의하/VV 통하/VV 인하/VV 따르/VV 이르/VV 아니/VCN
 """
 _GRAMMATICAL = frozenset(_GRAMMATICAL_WORDS.split())
+#: How much more often than an ending a single syllable must be content to be emitted: one that often is an ending
+#: (요, 야, 지, 기) is noise as a search term, whatever else it is at times.
+_SYLLABLE_CONTENT = 4
 _CONTENT_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG XPN XSN XR SL SN SH IC W_SERIAL"
 _CONTENT_TAGS = frozenset(_CONTENT_TAG_NAMES.split())
 
@@ -248,6 +251,10 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
             return False
         if content[piece] + function[piece] == 0:  # rare: content, unless it only ever continues words
             return not piece.startswith("##")
+        bare = piece.removeprefix("##")
+        if len(bare) == 1:  # both forms are emitted as one, so they are judged as one
+            forms = (bare, f"##{bare}")
+            return sum(content[f] for f in forms) >= _SYLLABLE_CONTENT * sum(function[f] for f in forms)
         return content[piece] >= function[piece]
 
     return Roles(
