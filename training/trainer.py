@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -193,10 +194,19 @@ def _fit(
         callbacks=[_Watch(progress, model, train.active_band)],
     )
     out.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(out))
     module.eval()
     module.save(str(out / "final"))
     (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest complete checkpoint: its state file is written last, so one without was cut off and is removed."""
+    for path in out.glob("checkpoint-*"):
+        if not (path / "trainer_state.json").is_file():
+            shutil.rmtree(path)
+    found: str | None = get_last_checkpoint(str(out))
+    return found
 
 
 def _split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

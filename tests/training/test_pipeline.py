@@ -1,8 +1,10 @@
 """The whole line once: train twenty steps on the sample, evaluate, publish, and serve what was published."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,23 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "run `python -m training evaluate` first" in done.stderr
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_training_goes_on_from_its_last_checkpoint(run: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = (ROOT / RECIPE).read_text(encoding="utf-8")
+    recipe.write_text(text.replace("steps = 20\n", "steps = 60\n", 1), encoding="utf-8")
+    resumed = tmp_path / "run"
+    shutil.copytree(run / "vocabulary", resumed / "vocabulary")
+    command = [sys.executable, "-m", "training", "train", str(recipe), "--run", str(resumed)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (resumed / "train" / "checkpoint-20").is_dir():  # checkpoint-10 is then complete
+            assert process.poll() is None, "the training ended before it was killed"
+            time.sleep(0.02)
+        process.kill()
+    assert not (resumed / "train" / "final").exists()
+    done = training("train", str(recipe), "--run", str(resumed))
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = json.loads((resumed / "train" / "log.json").read_text())
+    assert [row["step"] for row in log if "loss" in row] == list(range(1, 61))
