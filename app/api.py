@@ -219,7 +219,9 @@ def _refuse_constant(constant: str) -> NoReturn:
 
 
 def _invalid_field(error: ValidationError) -> InvalidField:
-    first = error.errors(include_url=False, include_input=False)[0]
+    errors = error.errors(include_url=False, include_input=False)
+    # A misspelt name of the texts is two errors, of which the unknown field is the one to mend.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = str(first["loc"][0]) if first["loc"] else None
     match first["type"]:
         case "extra_forbidden":

@@ -48,7 +48,9 @@ class EncodeRequest(BaseModel):
     sparse_embedding_format: Annotated[Literal["word", "lexical", "token_id"], BeforeValidator(_lower)] = Field(
         "word", description="Keys of the answer: tokens (word and lexical are the same), or token ids as strings."
     )
-    top_k: int | None = Field(None, ge=1, description="Keep this many of the heaviest tokens of each text.")
+    top_k: int | None = Field(
+        None, ge=1, strict=True, description="Keep this many of the heaviest tokens of each text."
+    )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 
     @model_validator(mode="before")

@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, config: Config, argv: list[str]) -> None:
+def _run(options: argparse.Namespace, config: Config) -> None:
     # torch and transformers take seconds to import: not for --help or for a wrong recipe
     from training import evaluate, publish, trainer
 
@@ -43,26 +43,23 @@ def _run(options: argparse.Namespace, config: Config, argv: list[str]) -> None:
     if options.command == "vocab":
         trainer.vocabulary_stage(config, run)
     elif options.command == "train":
+        publish.record_origin(run, options.recipe)
         print(trainer.train(config, run))  # noqa: T201
     elif options.command == "evaluate":
         publish.export(run / "train" / "final", exported)
         report = evaluate.evaluate(config, evaluate.Checkpoint.from_export(exported), query_limit=options.queries)
+        report["weights_sha256"] = publish.weights_hash(exported)
         evaluate.write_report(report, run)
         print(evaluate.table(report))  # noqa: T201
     else:
-        command = " ".join(["python -m training", *argv])
-        target = publish.publish(config, exported, publish.read_evaluation(run), options.store, command=command)
-        if options.pack:
-            publish.pack(target, options.pack)
-        print(target)  # noqa: T201
+        print(publish.publish(config, run, options.store, options.pack))  # noqa: T201
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        _run(options, load_config(options.recipe, data_root=options.data_root), argv)
+        _run(options, load_config(options.recipe, data_root=options.data_root))
     except (ConfigError, DataError, ArtifactError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -50,8 +50,8 @@ At most {document} tokens for documents and {query} for queries.
 {figures}
 
 Sparse vectors are cut to their heaviest {top_document} words (documents) and {top_query} (queries). BM25 has k1 1.2,
-b 0.75 over the morphemes of kiwipiepy. At most {limit:,} queries a set, always the whole corpus; the sets were used to
-develop the model, never to train it.
+b 0.75 over the morphemes of kiwipiepy. {limit} queries a set, always the whole corpus, encoded in bfloat16; the sets
+were used to develop the model, never to train it.
 
 ## Training
 
@@ -61,17 +61,17 @@ Base: {base}. Command: `{command}` at commit `{commit}`. Data:
 
 ## Limits
 
-Trained on encyclopedic and legal text and on term lists; medicine is thin, spoken language is not covered. Names that
-are not in the vocabulary are kept as pieces. Related words come from statistics of text: they are not checked facts.
-Documents and queries must be encoded with the same version.
+{limits} Documents and queries must be encoded with the same version.
 
 ## Citation
 
-SPLADE v2: Formal et al. 2021, arXiv:2109.10086. multilingual-e5: Wang et al. 2024, arXiv:2402.05672.
+SPLADE v2: Formal et al. 2021, arXiv:2109.10086.{citation}
 """
 
+_E5_CITATION = " multilingual-e5: Wang et al. 2024, arXiv:2402.05672."
 
-def model_card(description: Description, examples: dict[str, dict[str, float]]) -> str:
+
+def model_card(description: Description, examples: dict[str, dict[str, float]], limits: str) -> str:
     """The README.md of an artifact. ``examples``: heaviest words of some texts."""
     evaluation = description.evaluation
     prune = evaluation.get("prune", {})
@@ -89,7 +89,9 @@ def model_card(description: Description, examples: dict[str, dict[str, float]]) 
         figures=table(dict(evaluation)) if evaluation.get("retrieval") else "Not measured.",
         top_document=prune.get("top_k_document", "all"),
         top_query=prune.get("top_k_query", "all"),
-        limit=evaluation.get("query_limit", 0),
+        limit=f"At most {limit:,}" if (limit := evaluation.get("query_limit")) else "All",
+        limits=limits,
+        citation=_E5_CITATION if "e5" in description.training.base else "",
         base=description.training.base,
         command=description.training.command,
         commit=description.training.commit,

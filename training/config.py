@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PairReader = Literal["fields", "numbered", "definitions"]
 
@@ -71,7 +71,7 @@ class DataConfig(Section):
     terms: tuple[TermSource, ...] = ()
     retrieval: str = "retrieval"
     retrieval_sets: tuple[RetrievalSet, ...] = ()
-    held_out_percent: int = 10  #: share of anchor terms that training never sees
+    held_out_percent: int = 10  #: share of anchor terms that no training term pair holds
     origin: tuple[str, ...] = ()  #: where the data comes from and under which licence, for the model card
 
 
@@ -97,7 +97,7 @@ class ModelConfig(Section):
 class AlignConfig(Section):
     """Stage 1: under its new vocabulary the body learns to give the teacher's vectors."""
 
-    steps: int = 300  #: 0 = skip the stage
+    steps: int = Field(default=300, ge=0)  #: 0 = skip the stage
     batch: int = 96
     embeddings_only: float = 0.3  #: share of the stage in which only the embeddings learn
     learning_rate: float = 6e-5
@@ -122,13 +122,13 @@ class TrainConfig(Section):
 
     steps: int = 2800
     batch: int = 64
-    term_share: float = 0.3  #: share of batches made of term pairs
+    term_share: float = Field(default=0.3, ge=0, lt=1)  #: share of batches made of term pairs
     query_tokens: int = 32
     document_tokens: int = 64
     term_tokens: int = 16
     learning_rate: float = 6e-5
     embedding_learning_rate: float = 6e-4
-    warmup_steps: int = 20
+    warmup_steps: int = Field(default=20, ge=1)
     max_grad_norm: float = 2.0
     save_steps: int = 250
     log_steps: int = 10
@@ -143,10 +143,11 @@ class PublishConfig(Section):
     max_length_query: int = 64
     top_k_document: int = 256
     top_k_query: int = 64
+    limits: str = "Not examined."  #: what the model card says the model cannot do
 
 
 class Config(Section):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")  #: starts the version id
     seed: int = 13
     data: DataConfig = DataConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()

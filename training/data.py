@@ -1,6 +1,6 @@
 """Read text, natural (query, passage) pairs and term pairs; keep evaluation out of training.
 
-Every reader yields cleaned rows and counts what it leaves out and why, so that nothing is silently dropped.
+Readers yield cleaned rows; what the filters leave out is counted by reason, and a row that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RetrievalData:
 class TrainingData:
     pairs: list[PassagePair]
     terms: list[TermPair]
-    held_out: list[TermPair]  #: synonyms whose anchor no training pair holds
+    held_out: list[TermPair]  #: synonyms whose anchor no training term pair holds
     counts: dict[str, int]  #: what was read, kept and left out
 
 
@@ -106,6 +106,10 @@ def read_pairs(path: Path, source: PassageSource, rng: random.Random) -> Iterato
     fields = [source.query, source.passage, *([source.query_prefix] if source.query_prefix else [])]
     for row in read_jsonl(path, *fields):
         query, passage = row[source.query] or "", row[source.passage] or ""
+        if not isinstance(query, str) or not isinstance(passage, str):
+            raise DataError(
+                f"{path}: {source.query} and {source.passage} must be text; found {query!r:.60}, {passage!r:.60}"
+            )
         if source.reader == "numbered":
             answers = numbered_items(passage)
             for number, item in numbered_items(query).items():
@@ -131,7 +135,11 @@ def read_terms(path: Path, source: TermSource) -> Iterator[TermPair]:
             if len(cells) != len(header):
                 raise DataError(f"{path}:{number}: {len(cells)} columns, the header has {len(header)}")
             row = dict(zip(header, cells, strict=True))
-            if not row.get("score") or float(row["score"]) >= source.min_score:
+            try:
+                strong = not row.get("score") or float(row["score"]) >= source.min_score
+            except ValueError:
+                raise DataError(f"{path}:{number}: score {row['score']!r} is no number") from None
+            if strong:
                 yield TermPair(source.kind, clean(row["term"]), clean(row["related"]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,13 @@ class Checkpoint:
 
 
 def morphemes(texts: list[str], workers: int = 2) -> list[list[str]]:
-    """What BM25 is given: nouns, stems, roots, numbers and foreign words, as kiwi finds them."""
+    """What BM25 is given: nouns, stems, roots, numbers and foreign words, folded as the encoder folds text."""
+
+    def fold(form: str) -> str:
+        return unicodedata.normalize("NFKC", form).lower()
+
     analysed = Kiwi(num_workers=workers).tokenize(iter(texts))
-    return [[token.form for token in tokens if token.tag.split("-")[0] in _BM25_TAGS] for tokens in analysed]
+    return [[fold(t.form) for t in tokens if t.tag.split("-")[0] in _BM25_TAGS] for tokens in analysed]
 
 
 def choose_queries(data: RetrievalData, limit: int) -> list[int]:

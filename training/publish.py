@@ -83,18 +83,43 @@ def export(trained: Path, out: Path) -> Path:
     return out
 
 
-__all__ = ["export", "pack", "publish", "read_evaluation"]
+def record_origin(run: Path, recipe: Path) -> None:
+    """Keep which code and recipe a run was started with; the artifact names them."""
+    path = run / "origin.json"
+    if path.is_file():
+        return
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            cwd=here,
+            check=False,
+        )
+        commit = done.stdout.strip() or "unknown"
+    except FileNotFoundError:  # no git here
+        commit = "unknown"
+    run.mkdir(parents=True, exist_ok=True)
+    origin = {"commit": commit, "command": f"python -m training train {recipe.name}"}
+    path.write_text(json.dumps(origin), encoding="utf-8")
 
 
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    return found.stdout.strip() or "unknown"
+def read_origin(run: Path) -> dict[str, str]:
+    origin: dict[str, str] = json.loads((run / "origin.json").read_text(encoding="utf-8"))
+    return origin
 
 
-def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_folder: Path, *, command: str) -> Path:
-    """Write the artifact into ``target_folder`` under its version id; returns its path."""
+def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None = None) -> Path:
+    """Write the artifact into ``target_folder`` under its version id, and packed to ``pack_to``; returns its path.
+
+    Raises ``RunError`` if the run was not evaluated, or another export was.
+    """
+    exported = run / "export"
+    evaluation = _read_evaluation(run, exported)
+    origin = read_origin(run)
+    if pack_to and pack_to.exists():
+        raise RunError(f"{pack_to}: exists already; remove it or name another directory for --pack")
     roles = Roles.load(exported / "roles.json")
     tokenizer = Tokenizer.from_file(exported / "tokenizer.json")
     model = SpladeModel.from_pretrained(exported, roles.never_emitted)
@@ -112,7 +137,7 @@ def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_f
         text: vector.prune(top_k=10).to_words(tokenizer.vocabulary)
         for text, vector in zip(sample, encode(model, tokenizer, sample, max_length=64), strict=True)
     }
-    weights = file_record(exported / "model.safetensors").sha256
+    weights = weights_hash(exported)
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
         version=version,
@@ -125,8 +150,8 @@ def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_f
         golden_tolerance=GOLDEN_TOLERANCE,
         evaluation=evaluation,
         training=TrainingOrigin(
-            commit=_commit(),
-            command=command,
+            commit=origin["commit"],
+            command=origin["command"],
             base="intfloat/multilingual-e5-small" if config.model.start == "e5" else "none",
             data_origin=config.data.origin,
         ),
@@ -137,17 +162,25 @@ def publish(config: Config, exported: Path, evaluation: dict[str, Any], target_f
             if file.name != "roles.json":
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         write_golden(directory / "golden.jsonl", golden)
-        (directory / "README.md").write_text(model_card(description, examples), encoding="utf-8")
+        (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
     target_folder.mkdir(parents=True, exist_ok=True)
-    return write_artifact(target_folder / version, fill, lambda _: description)
+    target = write_artifact(target_folder / version, fill, lambda _: description)
+    if pack_to:
+        pack(target, pack_to)
+    return target
 
 
-def read_evaluation(run: Path) -> dict[str, Any]:
+def weights_hash(exported: Path) -> str:
+    """Ties an evaluation to the weights that it measured."""
+    return file_record(exported / "model.safetensors").sha256
+
+
+def _read_evaluation(run: Path, exported: Path) -> dict[str, Any]:
     path = run / "evaluation.json"
     if not path.is_file():
-        raise RunError(
-            f"{path}: missing; run `python -m training evaluate` first, a published model carries its figures"
-        )
+        raise RunError(f"{path}: missing; run `python -m training evaluate` first: a model carries its figures")
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("weights_sha256") != weights_hash(exported):
+        raise RunError(f"{path}: measured other weights than {exported} holds; run `python -m training evaluate` again")
     return report

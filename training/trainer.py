@@ -42,7 +42,7 @@ _TASK_OF_COLUMN = {"query": "query", "passage": "document", "term": "term", "rel
 class SparseModel(SparseEncoder):
     """A SparseEncoder of one module that remembers how many words the last batch activated."""
 
-    active: tuple[float, float] = (0.0, 0.0)
+    active: tuple[float, float] | None = None  #: words of the last queries and documents; None: none measured yet
 
     def track(self, queries: Tensor, documents: Tensor) -> None:
         self.active = (float((queries > 0).sum(1).float().mean()), float((documents > 0).sum(1).float().mean()))
@@ -54,7 +54,7 @@ class _Trainer(SparseEncoderTrainer):
     model: SparseModel
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
+        if "loss" in logs and self.model.active:
             query, document = self.model.active
             logs = {**logs, "active_query": query, "active_document": document}
         super().log(logs, start_time)
@@ -70,7 +70,7 @@ class Progress:
         return self.value
 
 
-class _Watch(TrainerCallback):
+class Watch(TrainerCallback):
     """Feeds ``Progress`` and stops a run that goes wrong before it is saved."""
 
     def __init__(self, progress: Progress, model: SparseModel, band: tuple[float, float]) -> None:
@@ -85,8 +85,8 @@ class _Watch(TrainerCallback):
         if not np.isfinite(logs["loss"]):
             raise RunError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
         low, high = self.band
-        for side, active in zip(("queries", "documents"), self.model.active, strict=True):
-            if self.model.active != (0.0, 0.0) and not low <= active <= high:
+        for side, active in zip(("queries", "documents"), self.model.active or (), strict=False):
+            if not low <= active <= high:
                 raise RunError(
                     f"step {state.global_step}: {side} activate {active:.0f} words on average, outside "
                     f"train.active_band {low:.0f}-{high:.0f}; change the loss.flops_* weights"
@@ -174,7 +174,8 @@ def _fit(
         per_device_train_batch_size=batch,
         max_grad_norm=train.max_grad_norm,
         seed=config.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=True,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of earlier ones
         save_steps=train.save_steps,
         save_total_limit=1,
         logging_steps=train.log_steps,
@@ -191,7 +192,7 @@ def _fit(
         train_dataset=datasets,
         loss=objectives,
         optimizers=(optimizer, scheduler),
-        callbacks=[_Watch(progress, model, train.active_band)],
+        callbacks=[Watch(progress, model, train.active_band)],
     )
     out.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=last_checkpoint(out))
@@ -287,7 +288,10 @@ def start_stage(
         if not (final / "roles.json").is_file():
             mlm = widen_e5(e5, e5_tokenizer, pieces, codes, sample[:32], seed=config.seed)
             module = TiledSplade(SpladeModel(mlm, emitted), tokenizer, roles, dict(tasks), config.train.bf16)
-            align_stage(config, run, module, teacher, data)
+            if config.align.steps:
+                align_stage(config, run, module, teacher, data)
+            else:
+                module.save(str(final))
         module = load_module(final, max_tokens=tasks, bf16=False).eval()
         weights, _ = lexical_stage(config, run, data, tokenizer, roles)
         measured = install_head(
@@ -313,11 +317,31 @@ def _passage_batches(config: Config, data: TrainingData, known: int) -> dict[str
     return {name: rows for name, rows in groups.items() if len(rows) >= config.train.batch}
 
 
+_FIXED_SECTIONS = ("seed", "data", "vocabulary", "model", "align")
+
+
+def _keep_settings(config: Config, run: Path) -> None:
+    """Store the recipe in the run. Raises ``RunError`` if stages that are done were made with other settings."""
+    path = run / "config.json"
+    if path.is_file():
+        before, now = Config.model_validate_json(path.read_text(encoding="utf-8")), config
+        for section in _FIXED_SECTIONS:
+            old, new = getattr(before, section), getattr(now, section)
+            if section == "data":
+                old, new = old.model_copy(update={"root": new.root}), new
+            if old != new:
+                raise RunError(
+                    f"{run}: the recipe's {section!r} differs from what this run was started with; finished stages "
+                    "would not match it: use another --run directory"
+                )
+    path.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+
+
 def train(config: Config, run: Path) -> Path:
     """Run all stages that are not done yet; the directory of the trained checkpoint. Raises ``RunError``."""
     torch.set_num_threads(config.train.threads)
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(config.model_dump_json(indent=1), encoding="utf-8")
+    _keep_settings(config, run)
     data = load_training_data(config)
     (run / "data.json").write_text(json.dumps(data.counts, indent=1, ensure_ascii=False), encoding="utf-8")
     tokenizer, roles = vocabulary_stage(config, run)
@@ -356,6 +380,11 @@ def train(config: Config, run: Path) -> Path:
             }
         )
         objectives["terms"] = TermObjective(model, own, config.loss, progress)
+    if not datasets:
+        raise RunError(
+            f"no source has train.batch = {config.train.batch} rows left after filtering: see {run / 'data.json'}, "
+            "lower train.batch or add data"
+        )
     tables, body = _split_parameters(module)
     total = config.train.steps
 

@@ -36,6 +36,7 @@ _GRAMMATICAL = frozenset(_GRAMMATICAL_WORDS.split())
 #: How much more often than an ending a single syllable must be content to be emitted: one that often is an ending
 #: (요, 야, 지, 기) is noise as a search term, whatever else it is at times.
 _SYLLABLE_CONTENT = 4
+_ENDING_SYLLABLES = frozenset("요죠까")  #: of informal speech, where the analyser often takes them for nouns
 _CONTENT_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG XPN XSN XR SL SN SH IC W_SERIAL"
 _CONTENT_TAGS = frozenset(_CONTENT_TAG_NAMES.split())
 
@@ -252,6 +253,8 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
         if content[piece] + function[piece] == 0:  # rare: content, unless it only ever continues words
             return not piece.startswith("##")
         bare = piece.removeprefix("##")
+        if bare in _ENDING_SYLLABLES:
+            return False
         if len(bare) == 1:  # both forms are emitted as one, so they are judged as one
             forms = (bare, f"##{bare}")
             return sum(content[f] for f in forms) >= _SYLLABLE_CONTENT * sum(function[f] for f in forms)

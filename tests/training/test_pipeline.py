@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from app.checkpoints import load_checkpoint
 from app.main import openvino_encoder
 from sparse_encoder.artifact import Artifact, read_artifact
 from sparse_encoder.packed import unpack
+from training.config import RunError
+from training.trainer import Progress, SparseModel, Watch
 from training.vocabulary import Roles
 
 ROOT = Path(__file__).parents[2]
@@ -118,3 +122,45 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run: Path, tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     log = json.loads((resumed / "train" / "log.json").read_text())
     assert [row["step"] for row in log if "loss" in row] == list(range(1, 61))
+
+
+def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = (ROOT / RECIPE).read_text(encoding="utf-8")
+    recipe.write_text(text.replace("size = 1500", "size = 1600"), encoding="utf-8")
+    done = training("train", str(recipe), "--run", str(run))
+    assert done.returncode == 1
+    assert "the recipe's 'vocabulary' differs" in done.stderr
+
+
+def test_figures_of_other_weights_are_not_published(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    shutil.copytree(run / "export", other / "export")
+    shutil.copy(run / "origin.json", other)
+    report = json.loads((run / "evaluation.json").read_text())
+    (other / "evaluation.json").write_text(json.dumps({**report, "weights_sha256": "0" * 64}))
+    done = training("publish", RECIPE, "--run", str(other), "--store", str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "measured other weights" in done.stderr
+
+
+def watch(model: SimpleNamespace) -> Watch:
+    return Watch(Progress(), cast(SparseModel, model), (3.0, 100.0))
+
+
+@pytest.mark.parametrize(
+    ("active", "loss", "message"),
+    [
+        ((10.0, 900.0), 1.0, "documents activate 900 words"),
+        ((0.0, 0.0), 1.0, "queries activate 0 words"),
+        ((10.0, 20.0), float("nan"), "the loss is nan"),
+    ],
+)
+def test_a_run_that_goes_wrong_stops_itself(active: tuple[float, float], loss: float, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": loss})
+
+
+def test_a_run_that_goes_well_goes_on() -> None:
+    for active in ((10.0, 20.0), None):
+        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0})
