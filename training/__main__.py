@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         publish.record_origin(run, options.recipe)
         print(trainer.train(config, run))  # noqa: T201
     elif options.command == "evaluate":
-        publish.export(run / "train" / "final", exported)
+        publish.export(run / "train" / "final", exported, config.publish.bias_shift)
         report = evaluate.evaluate(config, evaluate.Checkpoint.from_export(exported), query_limit=options.queries)
         report["weights_sha256"] = publish.weights_hash(exported)
         evaluate.write_report(report, run)

@@ -143,6 +143,7 @@ class PublishConfig(Section):
     max_length_query: int = 64
     top_k_document: int = 256
     top_k_query: int = 64
+    bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     limits: str = "Not examined."  #: what the model card says the model cannot do
 
 

@@ -51,7 +51,7 @@ _GOLDEN_TEXTS = (
 
 
 @torch.no_grad()
-def export(trained: Path, out: Path) -> Path:
+def export(trained: Path, out: Path, bias_shift: float = 0.0) -> Path:
     """Write ``trained`` as a plain transformers checkpoint, rounded, with never-emitted ids closed; returns ``out``.
 
     Every matrix is rounded to what int8 rows with a float scale can hold, so the figures measured afterwards are
@@ -63,6 +63,7 @@ def export(trained: Path, out: Path) -> Path:
     mlm = BertForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
     decoder = mlm.cls.predictions.decoder
     decoder.weight[roles.never_emitted] = 0.0
+    decoder.bias += bias_shift
     decoder.bias[roles.never_emitted] = CLOSED_BIAS
     mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
     for parameter in mlm.parameters():

@@ -81,6 +81,9 @@ def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: 
     head = AutoModelForMaskedLM.from_pretrained(artifact.path).cls.predictions.requires_grad_(False)
     assert float(head.decoder.weight[never].abs().max()) == 0
     assert float(head.decoder.bias[never].max()) == -1e4
+    emitted = sorted(set(range(artifact.manifest.vocabulary_size)) - set(never))
+    trained = AutoModelForMaskedLM.from_pretrained(run / "train" / "final").cls.predictions.decoder.bias.detach()
+    torch.testing.assert_close(head.decoder.bias[emitted], trained[emitted] + 0.25)  # the recipe's bias_shift
 
 
 def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, tmp_path: Path) -> None:
