@@ -36,12 +36,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, config: Config) -> None:
     # torch and transformers take seconds to import: not for --help or for a wrong recipe
-    from training import evaluate, publish, trainer
+    from training import evaluate, publish, stages, trainer
 
     run: Path = options.run
     exported = run / "export"
     if options.command == "vocab":
-        trainer.vocabulary_stage(config, run)
+        stages.vocabulary_stage(config, run)
     elif options.command == "train":
         publish.record_origin(run, options.recipe)
         print(trainer.train(config, run))  # noqa: T201

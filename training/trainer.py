@@ -19,23 +19,29 @@ from numpy.typing import NDArray
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from sparse_encoder.model import SpladeModel
 from training.config import Config, RunError
-from training.data import TrainingData, load_training_data, vocabulary_texts
-from training.e5 import DenseTeacher, encode_cached, load_e5
-from training.lexical import emitted_rows, idf, own_weights
+from training.data import TrainingData, load_training_data
+from training.e5 import DenseTeacher, load_e5
 from training.module import TiledSplade, load_module
 from training.objectives import AlignObjective, OwnWords, PassageObjective, TermObjective
+from training.stages import (
+    PASSAGE_CHARACTERS,
+    fresh_model,
+    lexical_stage,
+    pieces_of,
+    teacher_stage,
+    vocabulary_stage,
+)
 from training.student import identity_codes, install_head, widen_e5
-from training.vocabulary import Roles, build_vocabulary
+from training.vocabulary import Roles
 
 logger = logging.getLogger(__name__)
 
 _TERM_FLOOR = {"synonym": 1.0, "related": 0.5, "translation": 0.7}
-_PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher and for document frequencies
 _TASK_OF_COLUMN = {"query": "query", "passage": "document", "term": "term", "related": "term", "text": "document"}
 
 
@@ -91,63 +97,6 @@ class Watch(TrainerCallback):
                     f"step {state.global_step}: {side} activate {active:.0f} words on average, outside "
                     f"train.active_band {low:.0f}-{high:.0f}; change the loss.flops_* weights"
                 )
-
-
-def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
-    out = run / "vocabulary"
-    if not (out / "roles.json").is_file():
-        build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
-    return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
-
-
-def _pieces(tokenizer: Tokenizer) -> list[str]:
-    return [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
-
-
-def lexical_stage(
-    config: Config, run: Path, data: TrainingData, tokenizer: Tokenizer, roles: Roles
-) -> tuple[Tensor, float]:
-    """The weight of every token on its own [vocabulary], and the own words of an average passage."""
-    path = run / "lexical.npz"
-    if not path.is_file():
-        rows = emitted_rows(tokenizer, roles, [pair.passage[:300] for pair in data.pairs], 512)
-        length = float(np.mean([min(len(row), config.train.document_tokens * 0.6) for row in rows]))
-        np.savez(path, idf=idf(rows, tokenizer.get_vocab_size()), length=length)
-    stored = np.load(path)
-    return torch.from_numpy(own_weights(stored["idf"], config.model.lexical_scale)), float(stored["length"])
-
-
-def teacher_stage(
-    config: Config, run: Path, data: TrainingData, teacher: DenseTeacher, pieces: list[str]
-) -> dict[str, NDArray[np.float16]]:
-    """Vectors of queries, passages and every token's surface."""
-    pairs = data.pairs[: config.train.teacher_pairs]
-    cache = run / "teacher"
-    return {
-        "queries": encode_cached(teacher, [f"query: {p.query}" for p in pairs], cache, description="queries"),
-        "passages": encode_cached(
-            teacher, [f"passage: {p.passage[:_PASSAGE_CHARACTERS]}" for p in pairs], cache, description="passages"
-        ),
-        "words": encode_cached(teacher, [f"query: {p.removeprefix('##')}" for p in pieces], cache, description="words"),
-    }
-
-
-def _fresh(config: Config, size: int) -> BertForMaskedLM:
-    torch.manual_seed(config.seed)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=size,
-            hidden_size=config.model.hidden_size,
-            num_hidden_layers=config.model.layers,
-            num_attention_heads=config.model.heads,
-            intermediate_size=config.model.intermediate_size,
-            type_vocab_size=1,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-            pad_token_id=0,
-            tie_word_embeddings=False,
-        )
-    )
 
 
 def _fit(
@@ -223,7 +172,7 @@ def align_stage(
     config: Config, run: Path, module: TiledSplade, teacher: dict[str, NDArray[np.float16]], data: TrainingData
 ) -> None:
     out = run / "align"
-    pieces = _pieces(module.tokenizer)  # type: ignore[arg-type]
+    pieces = pieces_of(module.tokenizer)  # type: ignore[arg-type]
     whole = [i for i, piece in enumerate(pieces) if not piece.startswith(("##", "[")) and len(piece) > 1]
     pairs = data.pairs[: len(teacher["passages"])]
     texts = {
@@ -275,15 +224,15 @@ def start_stage(
     emitted = torch.tensor(sorted(set(roles.emitted_as) - {-1}))
     if config.model.start == "fresh":
         if not (out / "roles.json").is_file():
-            mlm = _fresh(config, len(roles.emitted_as))
+            mlm = fresh_model(config, len(roles.emitted_as))
             TiledSplade(SpladeModel(mlm, emitted), tokenizer, roles, tasks, False).save(str(out))
         return load_module(out, max_tokens=tasks, bf16=config.train.bf16), {}
     e5, e5_tokenizer = load_e5(config.data_path(config.model.e5_path))
-    pieces = _pieces(tokenizer)
+    pieces = pieces_of(tokenizer)
     teacher = teacher_stage(config, run, data, DenseTeacher(e5, e5_tokenizer, batch_tokens=2048), pieces)
     if not (out / "roles.json").is_file():
         codes = identity_codes(roles, config.model.identity_size, config.seed)
-        sample = [p.passage[:_PASSAGE_CHARACTERS] for p in data.pairs[:200]] + [p.query for p in data.pairs[200:280]]
+        sample = [p.passage[:PASSAGE_CHARACTERS] for p in data.pairs[:200]] + [p.query for p in data.pairs[200:280]]
         final = run / "align" / "final"
         if not (final / "roles.json").is_file():
             mlm = widen_e5(e5, e5_tokenizer, pieces, codes, sample[:32], seed=config.seed)

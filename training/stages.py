@@ -1,0 +1,77 @@
+"""What training needs before it starts, each made once and kept in the run directory: vocabulary, weights, vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import BertConfig, BertForMaskedLM
+
+from training.config import Config
+from training.data import TrainingData, vocabulary_texts
+from training.e5 import DenseTeacher, encode_cached
+from training.lexical import emitted_rows, idf, own_weights
+from training.vocabulary import Roles, build_vocabulary
+
+PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
+
+
+def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
+    out = run / "vocabulary"
+    if not (out / "roles.json").is_file():
+        build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
+    return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
+
+
+def pieces_of(tokenizer: Tokenizer) -> list[str]:
+    return [str(tokenizer.id_to_token(i)) for i in range(tokenizer.get_vocab_size())]
+
+
+def lexical_stage(
+    config: Config, run: Path, data: TrainingData, tokenizer: Tokenizer, roles: Roles
+) -> tuple[Tensor, float]:
+    """The weight of every token on its own [vocabulary], and the own words of an average passage."""
+    path = run / "lexical.npz"
+    if not path.is_file():
+        rows = emitted_rows(tokenizer, roles, [pair.passage[:300] for pair in data.pairs], 512)
+        length = float(np.mean([min(len(row), config.train.document_tokens * 0.6) for row in rows]))
+        np.savez(path, idf=idf(rows, tokenizer.get_vocab_size()), length=length)
+    stored = np.load(path)
+    return torch.from_numpy(own_weights(stored["idf"], config.model.lexical_scale)), float(stored["length"])
+
+
+def teacher_stage(
+    config: Config, run: Path, data: TrainingData, teacher: DenseTeacher, pieces: list[str]
+) -> dict[str, NDArray[np.float16]]:
+    """Vectors of queries, passages and every token's surface."""
+    pairs = data.pairs[: config.train.teacher_pairs]
+    cache = run / "teacher"
+    return {
+        "queries": encode_cached(teacher, [f"query: {p.query}" for p in pairs], cache, description="queries"),
+        "passages": encode_cached(
+            teacher, [f"passage: {p.passage[:PASSAGE_CHARACTERS]}" for p in pairs], cache, description="passages"
+        ),
+        "words": encode_cached(teacher, [f"query: {p.removeprefix('##')}" for p in pieces], cache, description="words"),
+    }
+
+
+def fresh_model(config: Config, size: int) -> BertForMaskedLM:
+    torch.manual_seed(config.seed)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=size,
+            hidden_size=config.model.hidden_size,
+            num_hidden_layers=config.model.layers,
+            num_attention_heads=config.model.heads,
+            intermediate_size=config.model.intermediate_size,
+            type_vocab_size=1,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=0,
+            tie_word_embeddings=False,
+        )
+    )
