@@ -62,9 +62,11 @@ def test_an_untrained_student_emits_each_word_at_its_weight_and_nothing_for_a_pa
     texts = torch.tensor(rows)
     with torch.no_grad():
         weights = splade(texts, torch.ones_like(texts))
-        particles = splade(torch.tensor([[2, 46, 46, 3]]), torch.ones((1, 4), dtype=torch.long))
+        silent = torch.tensor([[2, 46, 46, 3]])
+        states = splade.hidden_states(silent, torch.ones_like(silent))
+        particles = splade.max_logits(states, torch.ones_like(silent))
     own_word = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, texts[:, 1:7], True)
     assert weights[own_word].mean() > 5 * weights[~own_word].mean()
     assert torch.corrcoef(torch.stack([weights[own_word], own.expand_as(weights)[own_word]]))[0, 1] > 0.5
-    assert float(particles.max()) == 0
+    assert float(particles.max()) < -4  # half of what silence takes off: no expansion gets over that
     assert weights[:, [*range(5), 45, 46]].abs().max() == 0
