@@ -81,9 +81,11 @@ class VocabularyConfig(Section):
 
 
 class ModelConfig(Section):
-    """The encoder. ``e5`` widens multilingual-e5-small by ``identity_size``; ``fresh`` starts from random weights."""
+    """The encoder. ``e5`` widens multilingual-e5-small by ``identity_size``; ``fresh`` starts from random weights;
+    ``checkpoint`` goes on from what an earlier run trained, with its vocabulary."""
 
-    start: Literal["e5", "fresh"] = "e5"
+    start: Literal["e5", "fresh", "checkpoint"] = "e5"
+    checkpoint: str = ""  #: for ``checkpoint``: the ``train/final`` directory of the earlier run
     e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
     identity_size: int = 128  #: dimensions that carry each token's own code from the embedding to the head
     hidden_size: int = 512  #: for ``fresh``
@@ -115,6 +117,7 @@ class LossConfig(Section):
     flops_document: float = 0.03
     flops_warmup: float = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
     temperature: float = 0.02  #: of the teacher's cosines
+    lexical_teacher: float = 0.0  #: weight of BM25-like scores of the own words, added to the teacher's logits
 
 
 class TrainConfig(Section):
@@ -134,7 +137,8 @@ class TrainConfig(Section):
     log_steps: int = 10
     active_band: tuple[float, float] = (3.0, 2000.0)  #: stop when the mean active words of a batch leave it
     bf16: bool = True
-    teacher_pairs: int = 32_768  #: pairs that get teacher vectors, the first of the shuffled ones
+    teacher_pairs: int = 32_768  #: pairs that are trained on with a teacher, the first of the shuffled ones
+    cluster_pairs: int = 0  #: pairs of a cluster from which a batch is drawn, so that its negatives are hard; 0 = none
     threads: int = 2
 
 

@@ -28,10 +28,20 @@ def contrastive(scores: Tensor, *, symmetric: bool = False) -> Tensor:
     return (loss + F.cross_entropy(scores.T, labels)) / 2 if symmetric else loss
 
 
-def distillation(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) over the documents of the batch; ``teacher_scores`` are cosines [batch, batch]."""
-    target = F.softmax(teacher_scores / temperature, dim=1)
-    return F.kl_div(F.log_softmax(scores, dim=1), target, reduction="batchmean")
+def distillation(scores: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher || student) over the documents of the batch, both [batch, batch]."""
+    return F.kl_div(F.log_softmax(scores, dim=1), F.softmax(teacher_logits, dim=1), reduction="batchmean")
+
+
+def sparse_scores(
+    queries: tuple[Tensor, Tensor, Tensor], documents: tuple[Tensor, Tensor, Tensor], batch: int, columns: int
+) -> Tensor:
+    """Dot products of vectors given as (rows, columns, weights): [batch, batch]."""
+    q, d = (
+        torch.zeros((batch, columns), device=weights.device).index_put_((rows, places), weights)
+        for rows, places, weights in (queries, documents)
+    )
+    return q @ d.T
 
 
 def alignment(vectors: Tensor, teacher_vectors: Tensor) -> Tensor:

@@ -86,18 +86,19 @@ class PassageObjective(Objective):
         q, d = query["sentence_embedding"], passage["sentence_embedding"]
         scores = losses.normalised_scores(q, d)
         ramp = losses.quadratic_warmup(self.progress(), config.flops_warmup)
+        of_query = self.own.query_targets(query["input_ids"], q.shape[1])
+        of_passage = self.own.document_targets(passage["input_ids"], d.shape[1])
         parts = {
             "contrastive": config.contrastive * losses.contrastive(scores),
-            "lexical": config.lexical
-            * (
-                losses.lexical(q, *self.own.query_targets(query["input_ids"], q.shape[1]))
-                + losses.lexical(d, *self.own.document_targets(passage["input_ids"], d.shape[1]))
-            ),
+            "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp * (config.flops_query * losses.flops(q) + config.flops_document * losses.flops(d)),
         }
         if bool((labels >= 0).all()):
             tq, td = self.teacher_queries[labels].float(), self.teacher_passages[labels].float()
-            parts["distillation"] = config.distillation * losses.distillation(scores, tq @ td.T, config.temperature)
+            target = tq @ td.T / config.temperature
+            if config.lexical_teacher:
+                target += config.lexical_teacher * losses.sparse_scores(of_query, of_passage, *q.shape)
+            parts["distillation"] = config.distillation * losses.distillation(scores, target)
             parts["alignment"] = config.alignment * (
                 losses.alignment(pooled(query, self.core), tq) + losses.alignment(pooled(passage, self.core), td)
             )

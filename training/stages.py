@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
-from training.config import Config
+from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
 from training.lexical import emitted_rows, idf, own_weights
@@ -22,7 +22,11 @@ PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
 
 def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
     out = run / "vocabulary"
-    if not (out / "roles.json").is_file():
+    if config.model.start == "checkpoint":
+        out = Path(config.model.checkpoint)
+        if not (out / "roles.json").is_file():
+            raise RunError(f"model.checkpoint {out}: no trained checkpoint there; name the train/final of a run")
+    elif not (out / "roles.json").is_file():
         build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
     return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
 

@@ -17,6 +17,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
+from sklearn.cluster import MiniBatchKMeans
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -230,6 +231,8 @@ def start_stage(
     e5, e5_tokenizer = load_e5(config.data_path(config.model.e5_path))
     pieces = pieces_of(tokenizer)
     teacher = teacher_stage(config, run, data, DenseTeacher(e5, e5_tokenizer, batch_tokens=2048), pieces)
+    if config.model.start == "checkpoint":
+        return load_module(Path(config.model.checkpoint), max_tokens=tasks, bf16=config.train.bf16), teacher
     if not (out / "roles.json").is_file():
         codes = identity_codes(roles, config.model.identity_size, config.seed)
         sample = [p.passage[:PASSAGE_CHARACTERS] for p in data.pairs[:200]] + [p.query for p in data.pairs[200:280]]
@@ -258,12 +261,33 @@ def start_stage(
     return load_module(out, max_tokens=tasks, bf16=config.train.bf16), teacher
 
 
-def _passage_batches(config: Config, data: TrainingData, known: int) -> dict[str, list[int]]:
-    """Pairs by source, since negatives of the same kind are harder, and apart those without teacher vectors."""
+def _passage_batches(
+    config: Config, data: TrainingData, vectors: NDArray[np.float16] | None
+) -> dict[str, list[int]]:
+    """The pairs of each source, since negatives of the same kind are harder, and within a source those of similar
+    queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967); ``vectors`` are the teacher's."""
     groups: dict[str, list[int]] = {}
-    for i, pair in enumerate(data.pairs):
-        groups.setdefault(pair.source if i < known or not known else f"{pair.source} untaught", []).append(i)
+    for i, pair in enumerate(data.pairs if vectors is None else data.pairs[: len(vectors)]):
+        groups.setdefault(pair.source, []).append(i)
+    size = config.train.cluster_pairs
+    if vectors is not None and size:
+        clustered: dict[str, list[int]] = {}
+        for name, rows in groups.items():
+            clusters: dict[int, list[int]] = {}
+            for place, cluster in zip(rows, cluster_of(vectors[rows], len(rows) // size, config.seed), strict=True):
+                clusters.setdefault(cluster, []).append(place)
+            for cluster, places in clusters.items():  # one that fills no batch joins what is left of its source
+                label = cluster if len(places) >= config.train.batch else "rest"
+                clustered.setdefault(f"{name} {label}", []).extend(places)
+        groups = clustered
     return {name: rows for name, rows in groups.items() if len(rows) >= config.train.batch}
+
+
+def cluster_of(vectors: NDArray[np.float16], count: int, seed: int) -> list[int]:
+    """Number of the cluster of each vector, of ``count`` clusters (k-means); all 0 if ``count`` is less than two."""
+    if count < 2:
+        return [0] * len(vectors)
+    return [int(i) for i in MiniBatchKMeans(count, random_state=seed, n_init=1).fit_predict(vectors.astype(np.float32))]
 
 
 _FIXED_SECTIONS = ("seed", "data", "vocabulary", "model", "align")
@@ -308,7 +332,7 @@ def train(config: Config, run: Path) -> Path:
     datasets: dict[str, Dataset] = {}
     objectives: dict[str, nn.Module] = {}
     passages = PassageObjective(model, own, config.loss, vectors, core, progress)
-    for name, rows in _passage_batches(config, data, known).items():
+    for name, rows in _passage_batches(config, data, teacher.get("queries")).items():
         datasets[name] = Dataset.from_dict(
             {
                 "query": [data.pairs[i].query for i in rows],
