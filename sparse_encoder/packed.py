@@ -1,7 +1,7 @@
 """An artifact at about a quarter of its size, without loss: how a checkpoint ships inside the package.
 
-Publishing rounds each matrix to `int8 x scale` rows (`quantise_rows`, `dequantise_rows`), so `model.safetensors` holds
-float32 numbers that `pack` can store as int8 and `unpack` can give back bit for bit. The scale of a row has
+Publishing rounds each matrix to blocks of `int8 x scale` (`quantise`, `dequantise`), so `model.safetensors` holds
+float32 numbers that `pack` can store as int8 and `unpack` can give back bit for bit. The scale of a block has
 at most 17 significant bits and an int8 has 7, so their product fits the 24 bits of a float32: every multiplication and
 division here is exact, on any machine.
 """
@@ -32,29 +32,35 @@ from sparse_encoder.artifact import (
 
 HEADER_SUFFIX = ".header"  # <weights file>.header: the start of that file, up to the first tensor's bytes
 INT8, SCALE = ":int8", ":scale"  # a packed matrix is two tensors: <name>:int8 and <name>:scale
+BLOCK = 64  #: columns of a row that share a scale: parts of a row differ in size, and a common one costs the small ones
 LARGEST_INT8 = 127
 SMALLEST_SCALE = 2.0**-100  # far below any weight that matters, far above where float32 loses bits
 
 
-def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rounds `matrix` [rows, columns] to int8 [rows, columns] and one scale for each row [rows].
+def quantise(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rounds `matrix` [rows, columns] to int8 [rows, columns] and a scale for each block [rows, ceil(columns / BLOCK)].
 
-    The scale is the row's largest magnitude / 127, rounded up to 17 significant bits; for a row of zeros it is 0.
+    The scale is the block's largest magnitude / 127, rounded up to 17 significant bits; for a block of zeros it is 0.
 
     :raises ValueError: if `matrix` holds NaN or infinity.
     """
     if not np.isfinite(matrix).all():
         raise ValueError("the matrix holds NaN or infinity: the training run that made it diverged")
-    mantissa, exponent = np.frexp(np.abs(matrix).max(axis=1).astype(np.float64) / LARGEST_INT8)
+    largest = np.maximum.reduceat(np.abs(matrix), np.arange(0, matrix.shape[1], BLOCK), axis=1)
+    mantissa, exponent = np.frexp(largest.astype(np.float64) / LARGEST_INT8)
     scales = np.ldexp(np.ceil(np.ldexp(mantissa, 17)), exponent - 17).astype(np.float32)
     scales[scales < SMALLEST_SCALE] = 0
-    divisors = np.where(scales > 0, scales, np.inf).astype(np.float32)  # so that rows of zeros stay zeros
-    return np.rint(matrix / divisors[:, None]).astype(np.int8), scales
+    divisors = np.where(scales > 0, scales, np.inf).astype(np.float32)  # so that blocks of zeros stay zeros
+    return np.rint(matrix / _by_column(divisors, matrix.shape[1])).astype(np.int8), scales
 
 
-def dequantise_rows(quantised: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The float32 matrix [rows, columns] that int8 [rows, columns] and scales [rows] stand for, exactly."""
-    return quantised.astype(np.float32) * scales[:, None]
+def dequantise(quantised: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The float32 matrix [rows, columns] that int8 [rows, columns] and scales [rows, blocks] stand for, exactly."""
+    return quantised.astype(np.float32) * _by_column(scales, quantised.shape[1])
+
+
+def _by_column(scales: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+    return np.repeat(scales, BLOCK, axis=1)[:, :columns]
 
 
 def pack(artifact: Path, out: Path, max_file_bytes: int = 44_000_000) -> Path:
@@ -112,8 +118,8 @@ def _packed_tensors(weights: Path) -> Iterator[tuple[str, NDArray[Any]]]:
         for name in file.keys():  # noqa: SIM118 - not a dict
             tensor = file.get_tensor(name)
             if tensor.ndim == 2 and tensor.dtype == np.float32 and tensor.size:
-                quantised, scales = quantise_rows(tensor)
-                if dequantise_rows(quantised, scales).tobytes() == tensor.tobytes():
+                quantised, scales = quantise(tensor)
+                if dequantise(quantised, scales).tobytes() == tensor.tobytes():
                     yield name + INT8, quantised
                     yield name + SCALE, scales
                     continue
@@ -151,7 +157,7 @@ def _write_weights(packed: Path, weights: Path) -> None:
             if name in holder:
                 tensor = holder[name].get_tensor(name)
             else:
-                tensor = dequantise_rows(
+                tensor = dequantise(
                     holder[name + INT8].get_tensor(name + INT8), holder[name + SCALE].get_tensor(name + SCALE)
                 )
             out.seek(len(header) + entry["data_offsets"][0])

@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import Description, GoldenVector, InputType, TrainingOrigin, write_artifact, write_golden
-from sparse_encoder.packed import dequantise_rows, quantise_rows
+from sparse_encoder.packed import dequantise, quantise
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
@@ -130,7 +130,7 @@ def build_model(tokenizer: Tokenizer) -> BertForMaskedLM:
         head.decoder.weight[never] = 0.0
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.copy_(torch.from_numpy(dequantise_rows(*quantise_rows(parameter.numpy()))))
+                parameter.copy_(torch.from_numpy(dequantise(*quantise(parameter.numpy()))))
         highest = torch.stack([highest_logits(model, tokenizer, text, "document") for text in SENTENCES])
         threshold = highest.flatten().sort(descending=True).values[ACTIVE_TOKENS * len(SENTENCES)]
         for bias in (head.bias, head.decoder.bias):  # the second is used; transformers stores both

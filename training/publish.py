@@ -23,7 +23,7 @@ from sparse_encoder.artifact import (
     write_golden,
 )
 from sparse_encoder.model import SpladeModel
-from sparse_encoder.packed import dequantise_rows, pack, quantise_rows
+from sparse_encoder.packed import dequantise, pack, quantise
 from sparse_encoder.tokenizer import Tokenizer
 from training.card import model_card
 from training.config import Config, RunError
@@ -54,7 +54,7 @@ _GOLDEN_TEXTS = (
 def export(trained: Path, out: Path, bias_shift: float = 0.0) -> Path:
     """Write ``trained`` as a plain transformers checkpoint, rounded, with never-emitted ids closed; returns ``out``.
 
-    Every matrix is rounded to what int8 rows with a float scale can hold, so the figures measured afterwards are
+    Every matrix is rounded to what int8 blocks with a float scale can hold, so the figures measured afterwards are
     those of the weights that ship, in whichever form they are stored.
     """
     if not (trained / "roles.json").is_file():
@@ -70,7 +70,7 @@ def export(trained: Path, out: Path, bias_shift: float = 0.0) -> Path:
         if not torch.isfinite(parameter).all():
             raise RunError(f"{trained}: its weights hold NaN or infinity: the run diverged")
         if parameter.dim() == 2:
-            parameter.copy_(torch.from_numpy(dequantise_rows(*quantise_rows(parameter.numpy()))))
+            parameter.copy_(torch.from_numpy(dequantise(*quantise(parameter.numpy()))))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     mlm.save_pretrained(str(out))

@@ -261,9 +261,7 @@ def start_stage(
     return load_module(out, max_tokens=tasks, bf16=config.train.bf16), teacher
 
 
-def _passage_batches(
-    config: Config, data: TrainingData, vectors: NDArray[np.float16] | None
-) -> dict[str, list[int]]:
+def _passage_batches(config: Config, data: TrainingData, vectors: NDArray[np.float16] | None) -> dict[str, list[int]]:
     """The pairs of each source, since negatives of the same kind are harder, and within a source those of similar
     queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967); ``vectors`` are the teacher's."""
     groups: dict[str, list[int]] = {}

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from sparse_encoder.artifact import ArtifactError, read_artifact, write_artifact
-from sparse_encoder.packed import dequantise_rows, pack, quantise_rows, unpack
+from sparse_encoder.packed import BLOCK, dequantise, pack, quantise, unpack
 from tests.sparse_encoder.test_artifact import DESCRIPTION, fill
 from tests.tiny import publish
 
@@ -40,31 +40,41 @@ def bits(matrix: NDArray[np.float32]) -> list[int]:
 @given(ROWS)
 def test_rounding_is_close_and_happens_once(rows: list[list[float]]) -> None:
     matrix = np.array(rows, dtype=np.float32)
-    quantised, scales = quantise_rows(matrix)
-    rounded = dequantise_rows(quantised, scales)
+    quantised, scales = quantise(matrix)
+    rounded = dequantise(quantised, scales)
     assert (np.abs(rounded - matrix) <= 0.5001 * np.abs(matrix).max(axis=1, keepdims=True) / 127 + 1e-28).all()
-    again, scales_again = quantise_rows(rounded)
-    assert bits(dequantise_rows(again, scales_again)) == bits(rounded)
+    again, scales_again = quantise(rounded)
+    assert bits(dequantise(again, scales_again)) == bits(rounded)
     assert (again.tolist(), scales_again.tolist()) == (quantised.tolist(), scales.tolist())
 
 
 @given(ROWS)
 def test_products_are_exact(rows: list[list[float]]) -> None:
-    quantised, scales = quantise_rows(np.array(rows, dtype=np.float32))
-    exact = quantised.astype(np.float64) * scales.astype(np.float64)[:, None]
-    assert (exact == dequantise_rows(quantised, scales)).all()
+    quantised, scales = quantise(np.array(rows, dtype=np.float32))
+    exact = quantised.astype(np.float64) * scales.astype(np.float64)
+    assert (exact == dequantise(quantised, scales)).all()
 
 
-def test_rows_of_zeros_stay_zeros() -> None:
-    quantised, scales = quantise_rows(np.array([[0, 0], [-0.0, 1e-35], [1, -2]], dtype=np.float32))
-    assert scales.tolist()[:2] == [0, 0]
-    assert bits(dequantise_rows(quantised, scales))[:4] == [0, 0, 0, 0]
+def test_each_block_of_a_row_has_its_own_scale() -> None:
+    matrix = np.ones((2, BLOCK + 3), dtype=np.float32)
+    matrix[1, BLOCK:] = 1000
+    quantised, scales = quantise(matrix)
+    assert scales.shape == (2, 2)
+    assert scales[1, 1] > 900 * scales[1, 0]
+    assert (quantised == 127).all()
+    np.testing.assert_allclose(dequantise(quantised, scales), matrix, rtol=1e-4)
+
+
+def test_blocks_of_zeros_stay_zeros() -> None:
+    quantised, scales = quantise(np.array([[0, 0], [-0.0, 1e-35], [1, -2]], dtype=np.float32))
+    assert scales.tolist()[:2] == [[0], [0]]
+    assert bits(dequantise(quantised, scales))[:4] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_matrix_that_is_no_matrix_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
-        quantise_rows(np.array([[1.0, bad]], dtype=np.float32))
+        quantise(np.array([[1.0, bad]], dtype=np.float32))
 
 
 def test_every_byte_comes_back(tiny_artifact: Path, packed: Path, tmp_path: Path) -> None:
@@ -106,7 +116,7 @@ def test_what_is_not_rounded_is_kept_as_it_is(tmp_path: Path) -> None:
         fill(directory)
         (directory / "model.safetensors").unlink()
         plain = random.standard_normal((5, 7)).astype(np.float32)
-        negative_zero = dequantise_rows(*quantise_rows(plain))
+        negative_zero = dequantise(*quantise(plain))
         negative_zero[2, 3] = -0.0
         tensors: dict[str, NDArray[Any]] = {
             "plain": plain,
@@ -116,7 +126,7 @@ def test_what_is_not_rounded_is_kept_as_it_is(tmp_path: Path) -> None:
             "scalar": np.array(3, dtype=np.int64),
         }
         save_file(tensors, directory / "model-00001-of-00002.safetensors", {"format": "pt"})
-        rounded = {"rounded": dequantise_rows(*quantise_rows(plain))}
+        rounded = {"rounded": dequantise(*quantise(plain))}
         save_file(rounded, directory / "model-00002-of-00002.safetensors")
 
     artifact = write_artifact(tmp_path / "artifact", fill_oddly, lambda _: DESCRIPTION)
