@@ -49,9 +49,11 @@ def alignment(vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
     return 1 - (F.normalize(vectors, dim=-1) * teacher_vectors).sum(1).mean()
 
 
-def flops(weights: Tensor) -> Tensor:
-    """``sum_j (mean_i w_ij)^2``: the expected number of multiplications (Paria et al. 2020, arXiv:2004.05665)."""
-    return (weights.mean(0) ** 2).sum()
+def flops(weights: Tensor, usage: Tensor) -> Tensor:
+    """``sum_j usage_j mean_i w_ij``: with ``usage`` [vocabulary] the mean of this batch, the expected number of
+    multiplications (Paria et al. 2020, arXiv:2004.05665). With a running mean over batches of every source a word is
+    charged for firing everywhere, not for being the topic of one batch."""
+    return (weights.mean(0) * usage).sum()
 
 
 def lexical(weights: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> Tensor:

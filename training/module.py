@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers.base.modules.input_module import InputModule
 from tokenizers import Tokenizer
@@ -17,6 +18,8 @@ from training.student import pad
 from training.vocabulary import Roles
 
 TASKS = ("query", "document", "term")
+USAGE = "usage.npy"
+_USAGE_STEP = 0.05  #: so the mean covers some twenty batches
 
 
 class TiledSplade(InputModule):
@@ -33,6 +36,9 @@ class TiledSplade(InputModule):
         self.max_tokens = max_tokens
         self.bf16 = bf16
         self.heads_only = False  #: stage 1 needs no sparse vectors
+        words = len(roles.emitted_as) if splade.emitted is None else len(splade.emitted)
+        self.register_buffer("usage", torch.zeros((len(TASKS), words)))
+        self.usage: Tensor  #: running mean of the weight of each word by task, over recent batches
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Tensor]:
         limit = self.max_tokens[kwargs.get("task") or "document"]
@@ -53,10 +59,18 @@ class TiledSplade(InputModule):
             features["sentence_embedding"] = torch.log1p(torch.relu(self.splade.max_logits(states, mask, dtype)))
         return features
 
+    def observe(self, task: str, weights: Tensor) -> Tensor:
+        """Takes the weights of a batch [batch, words] into the running mean of its task; returns that mean [words]."""
+        usage = self.usage[TASKS.index(task)]
+        seen = weights.detach().mean(0)
+        usage.copy_(torch.lerp(usage, seen, _USAGE_STEP) if usage.any() else seen)
+        return usage.clone()
+
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         self.splade.mlm.save_pretrained(output_path)
         self.tokenizer.save(str(Path(output_path) / "tokenizer.json"))
         self.roles.save(Path(output_path) / "roles.json")
+        np.save(Path(output_path) / USAGE, self.usage.numpy(force=True))
 
     @classmethod
     def load(cls, model_name_or_path: str, **_: Any) -> TiledSplade:  # type: ignore[override]
@@ -68,4 +82,7 @@ def load_module(path: Path, *, max_tokens: dict[str, int], bf16: bool) -> TiledS
     roles = Roles.load(path / "roles.json")
     mlm = BertForMaskedLM.from_pretrained(str(path), dtype=torch.float32)
     splade = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {-1})))
-    return TiledSplade(splade, Tokenizer.from_file(str(path / "tokenizer.json")), roles, max_tokens, bf16)
+    module = TiledSplade(splade, Tokenizer.from_file(str(path / "tokenizer.json")), roles, max_tokens, bf16)
+    if (path / USAGE).is_file():
+        module.usage.copy_(torch.from_numpy(np.load(path / USAGE)))
+    return module

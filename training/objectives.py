@@ -15,6 +15,7 @@ from training.vocabulary import NEVER, Roles
 
 Features = list[dict[str, Any]]
 Parts = dict[str, Tensor]
+Targets = tuple[Tensor, Tensor, Tensor]  #: rows, columns and weights of the own words of a batch
 
 _SATURATION = 1.2  #: BM25's k1
 _LENGTH = 0.75  #: BM25's b
@@ -44,11 +45,11 @@ class OwnWords:
         keys, frequency = torch.unique(row[keep] * columns + place[keep], return_counts=True)
         return keys // columns, keys % columns, frequency
 
-    def query_targets(self, input_ids: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    def query_targets(self, input_ids: Tensor, columns: int) -> Targets:
         rows, places, _ = self.counts(input_ids, columns)
         return rows, places, self.weight[places]
 
-    def document_targets(self, input_ids: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    def document_targets(self, input_ids: Tensor, columns: int) -> Targets:
         """As BM25 weighs a term (Robertson & Zaragoza 2009, eq. 3.15): saturated by its count, less in long texts."""
         rows, places, frequency = self.counts(input_ids, columns)
         lengths = torch.bincount(rows, frequency.float(), len(input_ids))[rows]
@@ -62,6 +63,12 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    def expansion_flops(self, task: str, weights: Tensor, own: Targets) -> Tensor:
+        """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say."""
+        rows, columns, _ = own
+        added = torch.ones_like(weights).index_put_((rows, columns), weights.new_zeros(())) * weights
+        return losses.flops(added, self.model[0].observe(task, added))  # type: ignore[index]
 
 
 class PassageObjective(Objective):
@@ -91,7 +98,11 @@ class PassageObjective(Objective):
         parts = {
             "contrastive": config.contrastive * losses.contrastive(scores),
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
-            "flops": ramp * (config.flops_query * losses.flops(q) + config.flops_document * losses.flops(d)),
+            "flops": ramp
+            * (
+                config.flops_query * self.expansion_flops("query", q, of_query)
+                + config.flops_document * self.expansion_flops("document", d, of_passage)
+            ),
         }
         if bool((labels >= 0).all()):
             tq, td = self.teacher_queries[labels].float(), self.teacher_passages[labels].float()
@@ -128,7 +139,9 @@ class TermObjective(Objective):
                 losses.activation(a, of_b[0], of_b[1], labels[of_b[0]])
                 + losses.activation(b, of_a[0], of_a[1], labels[of_a[0]])
             ),
-            "term flops": ramp * config.flops_query * (losses.flops(a) + losses.flops(b)),
+            "term flops": ramp
+            * config.flops_query
+            * (self.expansion_flops("term", a, of_a) + self.expansion_flops("term", b, of_b)),
         }
 
 

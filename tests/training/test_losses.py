@@ -35,7 +35,20 @@ def test_distillation_is_zero_when_the_student_ranks_like_the_teacher() -> None:
 
 def test_flops_counts_expected_multiplications() -> None:
     weights = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
-    assert losses.flops(weights).item() == pytest.approx(2.0**2 + 0 + 1.0**2)
+    assert losses.flops(weights, weights.mean(0)).item() == pytest.approx(2.0**2 + 0 + 1.0**2)
+
+
+def test_flops_charges_the_words_that_fire_everywhere() -> None:
+    weights = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).requires_grad_()
+    losses.flops(weights, torch.tensor([0.9, 0.1])).backward()
+    assert weights.grad is not None
+    torch.testing.assert_close(weights.grad, torch.tensor([[0.45, 0.05], [0.45, 0.05]]))
+
+
+def test_scores_of_given_words_are_dot_products() -> None:
+    queries = torch.tensor([0, 1]), torch.tensor([2, 0]), torch.tensor([3.0, 1.0])
+    documents = torch.tensor([0, 0, 1]), torch.tensor([2, 1, 0]), torch.tensor([2.0, 5.0, 4.0])
+    torch.testing.assert_close(losses.sparse_scores(queries, documents, 2, 3), torch.tensor([[6.0, 0.0], [0.0, 4.0]]))
 
 
 def test_growing_every_weight_does_not_lower_the_contrastive_loss() -> None:
