@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, config: Config) -> None:
     # torch and transformers take seconds to import: not for --help or for a wrong recipe
-    from training import evaluate, publish, stages, trainer
+    from training import data, evaluate, publish, stages, trainer
 
     run: Path = options.run
     exported = run / "export"
@@ -46,8 +46,10 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         publish.record_origin(run, options.recipe)
         print(trainer.train(config, run))  # noqa: T201
     elif options.command == "evaluate":
-        publish.export(run / "train" / "final", exported, config.publish.bias_shift)
-        report = evaluate.evaluate(config, evaluate.Checkpoint.from_export(exported), query_limit=options.queries)
+        training_data = data.load_training_data(config)
+        publish.export(run / "train" / "final", exported, config, training_data)
+        checkpoint = evaluate.Checkpoint.from_export(exported)
+        report = evaluate.evaluate(config, checkpoint, training_data.held_out, query_limit=options.queries)
         report["weights_sha256"] = publish.weights_hash(exported)
         evaluate.write_report(report, run)
         print(evaluate.table(report))  # noqa: T201

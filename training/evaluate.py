@@ -17,7 +17,7 @@ from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
-from training.data import RetrievalData, TermPair, load_retrieval, load_training_data
+from training.data import RetrievalData, TermPair, load_retrieval
 from training.encode import encode
 from training.retrieval import MEASURES, measure, rank, rank_bm25, to_matrix
 from training.vocabulary import Roles
@@ -146,10 +146,11 @@ def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[l
     }
 
 
-def evaluate(config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000) -> dict[str, Any]:
+def evaluate(
+    config: Config, checkpoint: Checkpoint, held_out: list[TermPair], *, query_limit: int = 1000
+) -> dict[str, Any]:
     """Everything that goes into the manifest and the model card."""
     report: dict[str, Any] = {"query_limit": query_limit, "prune": config.publish.model_dump()}
-    held_out = load_training_data(config).held_out
     if held_out:
         vocabulary = checkpoint.tokenizer.vocabulary
 

@@ -25,12 +25,16 @@ from sparse_encoder.artifact import (
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import dequantise, pack, quantise
 from sparse_encoder.tokenizer import Tokenizer
+from training.calibrate import excess_bias
 from training.card import model_card
 from training.config import Config, RunError
+from training.data import TrainingData
 from training.encode import encode
 from training.student import CLOSED_BIAS
-from training.vocabulary import SPECIAL_TOKENS, Roles
+from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
 
+_CALIBRATION_PAIRS = 1000
+_CALIBRATION_TOKENS = 256
 GOLDEN_TOLERANCE = 2e-3  #: f32 kernels of other runtimes differ in the last bits; after log1p by far less than this
 _GOLDEN_TEXTS = (
     "손해배상",
@@ -51,9 +55,10 @@ _GOLDEN_TEXTS = (
 
 
 @torch.no_grad()
-def export(trained: Path, out: Path, bias_shift: float = 0.0) -> Path:
+def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path:
     """Write ``trained`` as a plain transformers checkpoint, rounded, with never-emitted ids closed; returns ``out``.
 
+    The decoder bias is shifted and calibrated as ``config.publish`` says, on a sample of the training texts.
     Every matrix is rounded to what int8 blocks with a float scale can hold, so the figures measured afterwards are
     those of the weights that ship, in whichever form they are stored.
     """
@@ -63,7 +68,20 @@ def export(trained: Path, out: Path, bias_shift: float = 0.0) -> Path:
     mlm = BertForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
     decoder = mlm.cls.predictions.decoder
     decoder.weight[roles.never_emitted] = 0.0
-    decoder.bias += bias_shift
+    settings = config.publish
+    if settings.max_expansion_rate:
+        model = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {NEVER})))
+        tokenizer = Tokenizer.from_file(trained / "tokenizer.json")
+        sample = data.pairs[-_CALIBRATION_PAIRS:]
+        excess = [
+            excess_bias(model, tokenizer, roles, texts, settings.max_expansion_rate, settings.bias_shift, length)
+            for texts, length in (
+                ([pair.query for pair in sample], settings.max_length_query),
+                ([pair.passage for pair in sample], _CALIBRATION_TOKENS),
+            )
+        ]
+        decoder.bias[model.emitted] -= torch.maximum(*excess)
+    decoder.bias += settings.bias_shift
     decoder.bias[roles.never_emitted] = CLOSED_BIAS
     mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
     for parameter in mlm.parameters():
@@ -153,7 +171,7 @@ def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None
         training=TrainingOrigin(
             commit=origin["commit"],
             command=origin["command"],
-            base="intfloat/multilingual-e5-small" if config.model.start == "e5" else "none",
+            base="intfloat/multilingual-e5-small" if config.model.start != "fresh" else "none",
             data_origin=config.data.origin,
         ),
     )

@@ -1,0 +1,60 @@
+"""After training: how often a word may be added to texts that do not hold it.
+
+Training leaves some words that fire for everything (sinks) and many rare ones whose bias is a little too high. Both
+cost active words and confuse rankings. So each word's bias is lowered until, over a sample of training texts, it is added to
+at most ``rate`` of them, or to ``_OWN`` times as many as hold it, whichever is more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sparse_encoder.model import SpladeModel
+from sparse_encoder.tokenizer import Tokenizer
+from training.student import pad
+from training.vocabulary import NEVER, Roles
+
+_OWN = 4.0
+_BATCH_TOKENS = 4096
+
+
+@torch.inference_mode()
+def excess_bias(
+    model: SpladeModel, tokenizer: Tokenizer, roles: Roles, texts: list[str], rate: float, shift: float, max_length: int
+) -> Tensor:
+    """What to take off the bias of each emitted word, >= 0, when ``shift`` is added to all: [emitted]."""
+    assert model.emitted is not None
+    column = torch.full((len(roles.emitted_as),), -1)
+    column[model.emitted] = torch.arange(len(model.emitted))
+    column = torch.tensor([-1 if target == NEVER else int(column[target]) for target in roles.emitted_as])
+    rows = sorted((text.ids for text in tokenizer.encode_batch(texts, max_length) if text.content_tokens), key=len)
+    logits = torch.empty((len(rows), len(model.emitted)))
+    holders = torch.zeros(len(model.emitted))
+    with tqdm(total=len(rows), desc="calibrate", unit="text") as bar:
+        start = 0
+        while start < len(rows):
+            size = 1
+            while start + size < len(rows) and len(rows[start + size]) * (size + 1) <= _BATCH_TOKENS:
+                size += 1
+            batch = pad(rows[start : start + size])
+            with torch.autocast("cpu", torch.bfloat16):
+                states = model.hidden_states(batch.input_ids, batch.attention_mask)
+            logits[start : start + size] = model.max_logits(states, batch.attention_mask, torch.bfloat16)
+            for row in range(start, start + size):
+                own = column[rows[row]].unique()
+                own = own[own >= 0]
+                logits[row, own] = -torch.inf
+                holders[own] += 1
+            start += size
+            bar.update(size)
+    return _excess(logits + shift, holders, rate)
+
+
+def _excess(logits: Tensor, holders: Tensor, rate: float) -> Tensor:
+    """logits [texts, words], -inf where a text holds the word; ``holders`` [words] counts those: [words]."""
+    texts = len(logits)
+    allowed = torch.maximum(torch.tensor(rate * texts), _OWN * holders).long().clamp(max=texts - 1)
+    ordered = logits.sort(dim=0, descending=True).values
+    return torch.relu(ordered.gather(0, allowed.unsqueeze(0))[0])
