@@ -19,11 +19,13 @@ from app.errors import ClientGone, InvalidField, MalformedJson, ServiceError, To
 from app.lifecycle import Lifecycle
 from app.metrics import CONTENT_TYPE, Metrics
 from app.schemas import EXAMPLES, TEXTS_NAMES, EncodeRequest
-from app.wire import Keys, token_id_keys, word_keys, write_vector
+from app.wire import DottedTokens, Keys, token_id_keys, word_keys, write_vector
 from sparse_encoder.artifact import InputType
+from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
 
-#: OpenSearch (Lucene's FeatureField) refuses a query with a heavier token.
-MAX_QUERY_WEIGHT = 64.0
+#: Each token of a query is a clause, of which Lucene takes 1,024 in all: so many leave room for a hybrid query over
+#: several fields.
+MAX_QUERY_TOKENS = 256
 #: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
 VECTORS_AT_ONCE = 32
 
@@ -42,6 +44,7 @@ class Limits:
     request_timeout_seconds: float
     top_k_document: int
     top_k_query: int
+    dotted_tokens: DottedTokens
 
 
 class Service:
@@ -49,7 +52,7 @@ class Service:
 
     def __init__(self, engine: Engine, limits: Limits, lifecycle: Lifecycle, metrics: Metrics) -> None:
         vocabulary = engine.checkpoint.tokenizer.vocabulary
-        words = word_keys(vocabulary)
+        words = word_keys(vocabulary, limits.dotted_tokens)
         self.engine = engine
         self.limits = limits
         self.lifecycle = lifecycle
@@ -57,7 +60,7 @@ class Service:
         self.keys: Mapping[str, Keys] = {
             "word": words,
             "lexical": words,
-            "token_id": token_id_keys(len(vocabulary)),
+            "token_id": token_id_keys(vocabulary, engine.checkpoint.token_ids),
         }
 
 
@@ -125,7 +128,8 @@ async def encode(request: Request) -> Response:
             f"{len(asked.texts)} texts in one request, at most {limit} are taken: send them in parts", "texts"
         )
     input_type: InputType = "query" if asked.input_type == "query" else "document"
-    encoded = await _unless_client_leaves(request, service.engine.encode(asked.texts, input_type))
+    query_tokens = _query_tokens(asked, service.engine)
+    encoded = await _unless_client_leaves(request, service.engine.encode(asked.texts, input_type, query_tokens))
     headers = {
         "X-Model-Version": service.engine.checkpoint.manifest.version,
         "X-Tokens": str(encoded.tokens),
@@ -163,7 +167,7 @@ async def readyz(request: Request) -> dict[str, str]:
 async def info(request: Request) -> JSONResponse:
     service = _service(request)
     checkpoint = service.engine.checkpoint
-    manifest = checkpoint.manifest
+    manifest, tokens = checkpoint.manifest, checkpoint.query_tokens
     return JSONResponse(
         {
             "model": {
@@ -175,6 +179,8 @@ async def info(request: Request) -> JSONResponse:
                 "max_length_document": manifest.max_length_document,
                 "max_length_query": manifest.max_length_query,
                 "tokenizer_sha256": manifest.tokenizer_sha256,
+                "query_encodings": ["model", "inference_free"] if tokens else ["model"],
+                "default_query_encoding": "inference_free" if tokens and tokens.default else "model",
                 "evaluation": dict(manifest.evaluation),
             },
             "device": checkpoint.encoder.device,
@@ -212,6 +218,33 @@ def _parse(body: bytes) -> EncodeRequest:
         return EncodeRequest.model_validate(document)
     except ValidationError as error:
         raise _invalid_field(error) from None  # the cause would carry texts into the log
+
+
+def _query_tokens(asked: EncodeRequest, engine: Engine) -> QueryTokens | None:
+    """The table to encode the texts with, or None for the encoder."""
+    if asked.input_type != "query":
+        if asked.query_encoding:
+            raise InvalidField(
+                'query_encoding is for queries: leave it out, or send "input_type": "query"', "query_encoding"
+            )
+        return None
+    if asked.top_k and asked.top_k > MAX_QUERY_TOKENS:
+        raise InvalidField(
+            f"a query keeps at most {MAX_QUERY_TOKENS} tokens, because OpenSearch takes 1,024 clauses in all: "
+            "ask for fewer",
+            "top_k",
+        )
+    available = engine.checkpoint.query_tokens
+    if asked.query_encoding == "inference_free" and available is None:
+        raise InvalidField(
+            f"model {engine.checkpoint.manifest.version} has no query weights (query_tokens.json): "
+            'use "query_encoding": "model"',
+            "query_encoding",
+        )
+    wanted = asked.query_encoding == "inference_free" or (
+        asked.query_encoding is None and available and available.default
+    )
+    return available if wanted else None
 
 
 def _refuse_constant(constant: str) -> NoReturn:

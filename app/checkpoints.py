@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from sparse_encoder.artifact import (
     read_manifest,
 )
 from sparse_encoder.packed import unpack
+from sparse_encoder.query_tokens import QueryTokens
+from sparse_encoder.token_ids import read_token_ids
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
@@ -43,6 +45,8 @@ class Checkpoint:
     manifest: Manifest
     tokenizer: Tokenizer
     encoder: Encoder
+    query_tokens: QueryTokens | None  #: for queries without the encoder, if the artifact has them
+    token_ids: Mapping[str, int]  #: token to id in `sparse_vector` fields; empty if the vocabulary's own ids serve
     probe: str  #: a text whose vector is not empty, so that it reaches the encoder
 
     def max_length(self, input_type: InputType) -> int:
@@ -54,6 +58,7 @@ def load_checkpoint(artifact: Artifact, build_encoder: Callable[[Artifact], Enco
     """`artifact` loaded, warm, and checked against its golden vectors.
 
     :raises EncoderError: if the encoder cannot run it.
+    :raises ArtifactError: if a table beside its weights is wrong.
     :raises CheckpointError: if it does not reproduce its golden vectors.
     """
     try:
@@ -69,7 +74,14 @@ def load_checkpoint(artifact: Artifact, build_encoder: Callable[[Artifact], Enco
     probe = next((golden.text for golden in vectors if golden.ids), None)
     if probe is None:
         raise CheckpointError(f"every golden vector of {artifact.manifest.version} is empty: publish the model again")
-    checkpoint = Checkpoint(artifact.manifest, tokenizer, build_encoder(artifact), probe)
+    checkpoint = Checkpoint(
+        manifest=artifact.manifest,
+        tokenizer=tokenizer,
+        encoder=build_encoder(artifact),
+        query_tokens=QueryTokens.read(artifact.path, len(tokenizer.vocabulary)),
+        token_ids=read_token_ids(artifact.path),
+        probe=probe,
+    )
     for line, golden in enumerate(vectors, start=1):
         _check_golden(checkpoint, golden, line)
     return checkpoint

@@ -21,6 +21,7 @@ from app.encoders.base import TokenBatch
 from app.errors import EncodingFailed, Overloaded, Unavailable
 from app.metrics import Metrics
 from sparse_encoder.artifact import InputType
+from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.vector import SparseVector
 
 # The tokenizer spreads each call over all cores itself; two callers keep a query from waiting for a long document.
@@ -123,8 +124,12 @@ class Engine:
         if self._last_batch_failed:
             await self.encode([self.checkpoint.probe], "query")
 
-    async def encode(self, texts: Sequence[str], input_type: InputType) -> Encoded:
+    async def encode(
+        self, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None = None
+    ) -> Encoded:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
+
+        With `query_tokens` the vectors come from that table and the encoder is not asked.
 
         :raises Overloaded: if too many texts are in flight; none of `texts` is taken then.
         :raises Unavailable: if the service stops or the request times out.
@@ -141,7 +146,7 @@ class Engine:
         job = _Job(self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         try:
             async with asyncio.timeout(self._request_timeout_seconds):
-                return await self._run(job, texts, input_type)
+                return await self._run(job, texts, input_type, query_tokens)
         except TimeoutError:
             raise Unavailable(
                 f"not encoded within {self._request_timeout_seconds:g} s: send fewer texts at once, or try again later"
@@ -151,7 +156,9 @@ class Engine:
             job.abandoned = True  # which changes nothing for one that is done
             self._metrics.abandoned_texts.inc(job.missing)
 
-    async def _run(self, job: _Job, texts: Sequence[str], input_type: InputType) -> Encoded:
+    async def _run(
+        self, job: _Job, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None
+    ) -> Encoded:
         started = time.perf_counter()
         tokenised = await self._loop.run_in_executor(
             self._tokenisers, self.checkpoint.tokenizer.encode_batch, texts, self.checkpoint.max_length(input_type)
@@ -160,15 +167,17 @@ class Engine:
         entries = [
             _Entry(job, index, text.ids, input_type == "query")
             for index, text in enumerate(tokenised)
-            if text.content_tokens
+            if text.content_tokens and query_tokens is None
         ]
+        if query_tokens is not None:
+            job.vectors = [query_tokens.vector(text.ids) for text in tokenised]
         job.missing = len(entries)
         if entries:
             self._enqueue(entries)
             await job.done
         encoded = Encoded(
             vectors=job.vectors,
-            tokens=sum(entry.tokens for entry in entries),
+            tokens=sum(len(text.ids) for text in tokenised if text.content_tokens),
             tokenize_seconds=queued - started,
             queue_seconds=max(0.0, time.perf_counter() - queued - job.encode_seconds),
             encode_seconds=job.encode_seconds,

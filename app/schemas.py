@@ -48,6 +48,11 @@ class EncodeRequest(BaseModel):
     sparse_embedding_format: Annotated[Literal["word", "lexical", "token_id"], BeforeValidator(_lower)] = Field(
         "word", description="Keys of the answer: tokens (word and lexical are the same), or token ids as strings."
     )
+    query_encoding: Annotated[Literal["model", "inference_free"] | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="How queries are encoded: by the model, or by a fixed weight for each of their own tokens; without "
+        "it, as the model's publisher chose.",
+    )
     top_k: int | None = Field(
         None, ge=1, strict=True, description="Keep this many of the heaviest tokens of each text."
     )

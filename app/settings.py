@@ -54,7 +54,11 @@ class Settings(BaseSettings):
         default=256, ge=1, description="Tokens kept for a document, the heaviest ones, unless the request says top_k."
     )
     top_k_query: int = Field(
-        default=64, ge=1, description="Tokens kept for a query, the heaviest ones, unless the request says top_k."
+        default=64, ge=1, le=256, description="Tokens kept for a query, the heaviest, unless the request says top_k."
+    )
+    dotted_tokens: Literal["drop", "replace"] = Field(
+        default="drop",
+        description="Tokens with a dot, which OpenSearch takes for a path: leave out, or write with a look-alike.",
     )
     drain_seconds: float = Field(
         default=1.0, ge=0, description="Seconds between SIGTERM (not ready any more) and the end of listening."

@@ -6,25 +6,43 @@ ASCII only: OpenSearch decodes an answer chunk by chunk, and a character cut in 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from sparse_encoder.vector import SparseVector
 
 Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or None for one that is never written
 
 
-def word_keys(vocabulary: Sequence[str]) -> Keys:
+#: What becomes of a token with a dot in it, on both sides: left out, or written with a one dot leader (U+2024).
+DottedTokens = Literal["drop", "replace"]
+
+
+def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
     """Keys that are the tokens themselves, astral characters as surrogate pairs.
 
-    Blank tokens and tokens with a dot have none: OpenSearch reads a dot in a key as a path, and fails on documents that
-    pass a second inference processor. They are left out of queries and documents alike, so both sides agree.
+    Blank tokens have none. A dot cannot stay: OpenSearch reads it as a path, and fails on documents that pass a second
+    inference processor. What is done is done to queries and documents alike, so both sides agree.
     """
-    return [json.dumps(token) + ":" if token.strip() and "." not in token else None for token in vocabulary]
+    taken = set(vocabulary)
+
+    def key(token: str) -> str | None:
+        written = token.replace(".", "\u2024") if dotted == "replace" else token
+        if not token.strip() or "." in written or (written != token and written in taken):
+            return None
+        return json.dumps(written) + ":"
+
+    return [key(token) for token in vocabulary]
 
 
-def token_id_keys(vocabulary_size: int) -> Keys:
-    """Keys that are token ids as strings, as a `sparse_vector` field needs them."""
-    return [f'"{token_id}":' for token_id in range(vocabulary_size)]
+def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys:
+    """Keys that are token ids as strings, as a `sparse_vector` field needs them: those of `token_ids`, if any.
+
+    A token that is not in a table that has others has no key: it cannot be emitted.
+    """
+    if not token_ids:
+        return [f'"{token_id}":' for token_id in range(len(vocabulary))]
+    return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
 
 
 def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:

@@ -27,6 +27,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.jsonl"
 TOKENIZER = "tokenizer.json"
+TOKEN_IDS = "token_ids.json"
 REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
@@ -121,6 +122,13 @@ class Manifest(Description):
     @property
     def weight_files(self) -> list[str]:
         return sorted(name for name in self.files if name.endswith(WEIGHTS_SUFFIX))
+
+    @property
+    def vocabulary_sha256(self) -> str:
+        """What the keys of vectors depend on: an index built by one version serves another of equal value."""
+        tables = (TOKENIZER, TOKEN_IDS)
+        hashes = (self.files[name].sha256 if name in self.files else "" for name in tables)
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def to_json(self) -> str:
         """:raises ArtifactError: if `evaluation` is no JSON (NaN, say)."""

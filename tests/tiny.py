@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import Description, GoldenVector, InputType, TrainingOrigin, write_artifact, write_golden
 from sparse_encoder.packed import dequantise, quantise
+from sparse_encoder.query_tokens import NEVER, QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
@@ -109,6 +110,20 @@ def never_emitted_ids(vocabulary: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(id_ for id_, token in enumerate(vocabulary) if token in closed)
 
 
+def build_query_tokens(vocabulary: tuple[str, ...]) -> QueryTokens:
+    """`##x` is emitted as `x` where there is one, and what is never emitted not at all; weights differ by token."""
+    ids = {token: token_id for token_id, token in enumerate(vocabulary)}
+    closed = set(never_emitted_ids(vocabulary))
+    emitted_as = [
+        NEVER if token_id in closed else ids.get(token.removeprefix("##"), token_id)
+        for token_id, token in enumerate(vocabulary)
+    ]
+    weights = np.zeros(len(vocabulary), np.float32)
+    targets = sorted(set(emitted_as) - {NEVER})
+    weights[targets] = 1 + np.arange(len(targets)) % 50 / 10
+    return QueryTokens(False, np.array(emitted_as, np.int32), weights)
+
+
 def build_model(tokenizer: Tokenizer) -> BertForMaskedLM:
     """Random weights whose matrices are exactly int8 x scale, as in a published model."""
     config = BertConfig(
@@ -164,6 +179,7 @@ def publish(target: Path, version: str = "tiny-v1") -> Path:
         PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(directory)
         (directory / "README.md").write_text("# A tiny random model, for tests\n", encoding="utf-8")
         write_golden(directory / "golden.jsonl", (golden(text, input_type) for text, input_type in GOLDEN_TEXTS))
+        build_query_tokens(tuple(tokenizer.vocabulary)).write(directory)
 
     def golden(text: str, input_type: InputType) -> GoldenVector:
         vector = reference_vector(model, tokenizer, text, input_type)

@@ -1,8 +1,8 @@
 """After training: how often a word may be added to texts that do not hold it.
 
 Training leaves some words that fire for everything (sinks) and many rare ones whose bias is a little too high. Both
-cost active words and confuse rankings. So each word's bias is lowered until, over a sample of training texts, it is added to
-at most ``rate`` of them, or to ``_OWN`` times as many as hold it, whichever is more.
+cost active words and confuse rankings. So each word's bias is lowered until, over a sample of training texts, it is
+added to at most ``rate`` of them, or to ``_OWN`` times as many as hold it, whichever is more.
 """
 
 from __future__ import annotations

@@ -147,6 +147,7 @@ class PublishConfig(Section):
     max_length_query: int = 64
     top_k_document: int = 256
     top_k_query: int = 64
+    query_encoding: Literal["model", "inference_free"] = "model"  #: how queries are encoded unless a request says
     bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     max_expansion_rate: float = Field(default=0.0, ge=0, lt=1)  #: share of texts a rare word may be added to; 0 = any
     limits: str = "Not examined."  #: what the model card says the model cannot do

@@ -24,12 +24,14 @@ from sparse_encoder.artifact import (
 )
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import dequantise, pack, quantise
+from sparse_encoder.token_ids import write_token_ids
 from sparse_encoder.tokenizer import Tokenizer
 from training.calibrate import excess_bias
 from training.card import model_card
 from training.config import Config, RunError
 from training.data import TrainingData
 from training.encode import encode
+from training.query_side import query_tokens
 from training.student import CLOSED_BIAS
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
 
@@ -181,6 +183,8 @@ def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None
             if file.name != "roles.json":
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         write_golden(directory / "golden.jsonl", golden)
+        query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
+        write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, {})
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
     target_folder.mkdir(parents=True, exist_ok=True)

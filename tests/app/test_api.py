@@ -131,6 +131,31 @@ async def test_top_k_and_min_weight_prune(client: httpx.AsyncClient) -> None:
     assert min(heavy.values()) > limit
 
 
+async def test_inference_free_queries_need_no_encoder(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
+    body = {"texts": ["손해 배상을 손해", " "], "input_type": "query", "query_encoding": "inference_free"}
+    encoder.batches.clear()
+    response = await client.post("/encode", json=body)
+    vector, empty = response.json()
+    assert encoder.batches == []
+    assert int(response.headers["x-tokens"]) > 4
+    assert {"손해", "배상"} <= vector.keys()
+    assert not any(token.startswith("##") for token in vector)
+    assert empty == {}
+    assert list(vector.values()) == sorted(vector.values(), reverse=True)
+    assert await encode(client, {**body, "query_encoding": "model"}) != [vector, {}]
+    assert await encode(client, {**body, "query_encoding": "INFERENCE_FREE", "top_k": 1}) == [
+        dict(list(vector.items())[:1]),
+        {},
+    ]
+
+
+async def test_what_a_query_cannot_be_is_said(client: httpx.AsyncClient) -> None:
+    error = await refused(client, 422, {"texts": ["가"], "query_encoding": "inference_free"})
+    assert (error["param"], error["message"][:30]) == ("query_encoding", "query_encoding is for queries:")
+    error = await refused(client, 422, {"texts": ["가"], "input_type": "query", "top_k": 257})
+    assert (error["param"], error["message"][:35]) == ("top_k", "a query keeps at most 256 tokens, b")
+
+
 async def test_decomposed_hangul_is_composed_hangul(client: httpx.AsyncClient) -> None:
     composed = unicodedata.normalize("NFC", SENTENCES[2])
     decomposed = unicodedata.normalize("NFD", SENTENCES[2])

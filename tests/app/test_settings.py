@@ -45,6 +45,7 @@ def test_the_settings_stay_few() -> None:
         "request_timeout_seconds",
         "top_k_document",
         "top_k_query",
+        "dotted_tokens",
         "drain_seconds",
         "shutdown_grace_seconds",
         "log_level",

@@ -13,7 +13,7 @@ VOCABULARY = ["손해", "배상", "😀", 'quo"te\\', "a.b", ".", " ", "", "\n",
 
 def write(weights: dict[int, float], max_weight: float = math.inf) -> str:
     return write_vector(
-        SparseVector.from_pairs(list(weights), list(weights.values())), word_keys(VOCABULARY), max_weight
+        SparseVector.from_pairs(list(weights), list(weights.values())), word_keys(VOCABULARY, "drop"), max_weight
     )
 
 
@@ -57,4 +57,20 @@ def test_an_empty_vector_is_an_empty_object() -> None:
 
 def test_token_ids_are_written_as_strings() -> None:
     vector = SparseVector.from_pairs([4, 9], [1.0, 2.0])
-    assert write_vector(vector, token_id_keys(len(VOCABULARY)), math.inf) == '{"9":2,"4":1}'
+    assert write_vector(vector, token_id_keys(VOCABULARY, {}), math.inf) == '{"9":2,"4":1}'
+
+
+def test_token_ids_come_from_the_table_of_the_model() -> None:
+    vector = SparseVector.from_pairs([0, 1, 9], [1.0, 2.0, 3.0])
+    assert write_vector(vector, token_id_keys(VOCABULARY, {"손해": 7, "나라": 2}), math.inf) == '{"2":3,"7":1}'
+
+
+def test_dots_can_be_replaced_unless_that_is_another_token() -> None:
+    vocabulary = ["3.5", "a.b", "a\u2024b", "."]
+    keys = word_keys(vocabulary, "replace")
+    assert [json.loads(f"{{{key}1}}") if key else None for key in keys] == [
+        {"3\u20245": 1},
+        None,
+        {"a\u2024b": 1},
+        {"\u2024": 1},
+    ]

@@ -1,0 +1,1 @@
+"""Setting up OpenSearch to use the service, and checking that it does."""

@@ -1,0 +1,74 @@
+"""The query side of a model as OpenSearch's `SPARSE_TOKENIZE` model: queries are then encoded inside the cluster.
+
+OpenSearch tokenises a query with `tokenizer.json`, names each token by decoding its id alone, drops what decodes to
+nothing, and looks the name up in `idf.json`. So the exported tokenizer has a decoder of its own: it turns every token
+into the one it is emitted as, and a token that is never emitted into nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Replace
+from tokenizers.normalizers import NFC, Sequence
+
+from sparse_encoder.artifact import TOKENIZER, ArtifactError, read_artifact
+from sparse_encoder.query_tokens import NEVER, QUERY_TOKENS, QueryTokens
+
+PREFIX = "##"
+IDF = "idf.json"  #: the name is fixed by OpenSearch
+
+
+def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
+    """Writes the zip file `target`, for the artifact in `artifact_dir`; returns `target`.
+
+    Tokens with a dot are dropped, as the service drops them by default.
+
+    :raises ArtifactError: if the artifact is damaged, has no query weights, or OpenSearch could not name its tokens.
+    """
+    artifact = read_artifact(artifact_dir)
+    tokenizer = Tokenizer.from_file(str(artifact_dir / TOKENIZER))
+    kind = json.loads(tokenizer.to_str())["model"]["type"]
+    if kind != "WordPiece":
+        raise ArtifactError(
+            f"{artifact.manifest.version} has a {kind} tokenizer, whose tokens SPARSE_TOKENIZE of OpenSearch cannot "
+            "tell apart: encode its queries by the service instead"
+        )
+    tokens = QueryTokens.read(artifact_dir, artifact.manifest.vocabulary_size)
+    if tokens is None:
+        raise ArtifactError(
+            f"{artifact.manifest.version} has no {QUERY_TOKENS}, so its queries need the encoder: encode them by the "
+            "service instead, or publish the model again"
+        )
+    vocabulary = [str(tokenizer.id_to_token(token_id)) for token_id in range(tokenizer.get_vocab_size())]
+    weights: dict[str, float] = {}
+    dropped: list[str] = []
+    kept_whole: list[str] = []
+    for token, target_id in zip(vocabulary, tokens.emitted_as.tolist(), strict=True):
+        emitted = vocabulary[target_id]
+        if target_id == NEVER or "." in emitted or not emitted.strip():
+            dropped.append(token)
+            continue
+        if emitted == token and token.startswith(PREFIX):
+            kept_whole.append(token.removeprefix(PREFIX))
+        elif emitted not in (token, token.removeprefix(PREFIX)):
+            raise ArtifactError(
+                f"{artifact.manifest.version} emits {token!r} as {emitted!r}, which OpenSearch's SPARSE_TOKENIZE "
+                "cannot do: encode its queries by the service instead"
+            )
+        weights[emitted] = float(f"{tokens.weights[target_id]:.5g}")
+    tokenizer.decoder = Replace(Regex(f"^(?:{_any(dropped)})$|^{PREFIX}(?!(?:{_any(kept_whole)})$)"), "")
+    # The service composes Hangul before the tokenizer sees it.
+    tokenizer.normalizer = Sequence([NFC(), *([tokenizer.normalizer] if tokenizer.normalizer else [])])
+    with ZipFile(target, "w", ZIP_DEFLATED) as archive:
+        archive.writestr(TOKENIZER, tokenizer.to_str())
+        archive.writestr(IDF, json.dumps(weights))
+    return target
+
+
+def _any(tokens: list[str]) -> str:
+    return "|".join(map(re.escape, tokens)) or r"[^\s\S]"

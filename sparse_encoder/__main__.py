@@ -1,0 +1,97 @@
+"""`python -m sparse_encoder store URL ...`: look at a store of published versions, and decide what services follow."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import socket
+import sys
+
+from sparse_encoder.artifact import ArtifactError
+from sparse_encoder.store import Store, StoreError
+
+
+def who() -> str:
+    """`user@host`, for the records of a store."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sparse_encoder", description=__doc__)
+    store = parser.add_subparsers(dest="what", required=True).add_parser("store", help="published versions")
+    store.add_argument("url", help="directory or fsspec URL, such as s3://bucket/models")
+    commands = store.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="versions, aliases, and the services that hold them")
+    show = commands.add_parser("show", help="the manifest of a version and the history of its aliases")
+    show.add_argument("version", help="version or alias")
+    alias = commands.add_parser("alias", help="point an alias at a version")
+    alias.add_argument("name")
+    alias.add_argument("version")
+    rollback = commands.add_parser("rollback", help="point an alias at the version before")
+    rollback.add_argument("name")
+    for name, text in (("pin", "keep a version from being collected"), ("unpin", "let it be collected again")):
+        commands.add_parser(name, help=text).add_argument("version")
+    for command in (alias, rollback, commands.choices["pin"]):
+        command.add_argument("--note", default="", help="why; kept in the store")
+    gc = commands.add_parser("gc", help="remove versions that nothing needs")
+    gc.add_argument("--keep", type=int, default=3, help="earlier versions of each alias that stay (default 3)")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would go")
+    return parser
+
+
+def _list(store: Store) -> None:
+    aliases, pins, leases = store.aliases().values(), store.pins(), store.leases()
+    for version in store.versions():
+        marks = [alias.name for alias in aliases if alias.version == version]
+        marks += ["pinned"] * (version in pins)
+        marks += [f"held by {service}" for service, held in leases.items() if version in held]
+        print(version, f"({', '.join(marks)})" if marks else "")  # noqa: T201
+
+
+def _show(store: Store, name: str) -> None:
+    version = store.resolve(name)
+    for alias in store.aliases().values():
+        if version in (alias.version, *alias.previous):
+            state = "stands for it" if alias.version == version else f"stood for it, now for {alias.version}"
+            print(f"{alias.name}: {state}; set {alias.updated} by {alias.by}: {alias.note or '-'}")  # noqa: T201
+    print(store.manifest(version).to_json(), end="")  # noqa: T201
+
+
+def _run(options: argparse.Namespace) -> None:
+    store = Store(options.url)
+    match options.command:
+        case "list":
+            _list(store)
+        case "show":
+            _show(store, options.version)
+        case "alias":
+            alias = store.set_alias(options.name, store.resolve(options.version), by=who(), note=options.note)
+            print(f"{alias.name} -> {alias.version}")  # noqa: T201
+        case "rollback":
+            alias = store.rollback(options.name, by=who(), note=options.note)
+            print(f"{alias.name} -> {alias.version}")  # noqa: T201
+        case "pin":
+            store.pin(store.resolve(options.version), by=who(), note=options.note)
+        case "unpin":
+            store.unpin(options.version)
+        case "gc":
+            for name in store.collect_garbage(options.keep, dry_run=options.dry_run):
+                print(name)  # noqa: T201
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (StoreError, ArtifactError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

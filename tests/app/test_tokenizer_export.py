@@ -1,0 +1,76 @@
+"""What OpenSearch does with the exported tokenizer, done here with the same library: decode each id alone."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+import tokenizers
+
+from app.opensearch.tokenizer_export import write_sparse_tokenizer
+from sparse_encoder.artifact import ArtifactError, TrainingOrigin, read_artifact, write_artifact
+from sparse_encoder.artifact import Description as Described
+from sparse_encoder.query_tokens import QUERY_TOKENS, QueryTokens
+from sparse_encoder.tokenizer import Tokenizer
+from tests.tiny import SENTENCES
+
+PIECES = ["손해", "배상을", "당뇨병의", "치료가", "임대차", "계약에서", "OpenSearch", "2024년", "쁎", "3.5", "(", "을"]
+QUERIES = [" ".join(words) for words in itertools.permutations(PIECES, 3)] + SENTENCES
+
+
+@functools.cache
+def read(archive: Path) -> tuple[tokenizers.Tokenizer, dict[str, float]]:
+    with ZipFile(archive) as content:
+        assert content.namelist() == ["tokenizer.json", "idf.json"]
+        tokenizer = tokenizers.Tokenizer.from_str(content.read("tokenizer.json").decode())
+        return tokenizer, json.loads(content.read("idf.json"))
+
+
+def as_opensearch(archive: Path, query: str) -> dict[str, float]:
+    tokenizer, weights = read(archive)
+    names = (tokenizer.decode([id_], skip_special_tokens=True) for id_ in tokenizer.encode(query).ids)
+    return {name: weights.get(name, 1.0) for name in names if name}
+
+
+def test_opensearch_gets_the_vectors_of_the_service(tiny_artifact: Path, tmp_path: Path) -> None:
+    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    tokenizer = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
+    tokens = QueryTokens.read(tiny_artifact, len(tokenizer.vocabulary))
+    assert tokens is not None
+    empty = 0
+    for query, text in zip(QUERIES, tokenizer.encode_batch(QUERIES, 512), strict=True):
+        found = as_opensearch(archive, query)
+        expected = tokens.vector(text.ids).to_words(tokenizer.vocabulary)
+        assert found == pytest.approx(expected, rel=1e-4)
+        empty += not found
+    assert empty < 10
+
+
+def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Path, tmp_path: Path) -> None:
+    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    once = as_opensearch(archive, "손해 배상")
+    assert len(once) >= 2
+    assert as_opensearch(archive, "손해 배상 손해") == once
+    assert as_opensearch(archive, unicodedata.normalize("NFD", "손해 배상")) == once
+
+
+def test_an_artifact_without_query_weights_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
+    manifest = read_artifact(tiny_artifact).manifest
+
+    def fill(directory: Path) -> None:
+        for name in manifest.files:
+            if name != QUERY_TOKENS:
+                shutil.copyfile(tiny_artifact / name, directory / name)
+
+    described = {name: getattr(manifest, name) for name in Described.__dataclass_fields__}
+    assert isinstance(described["training"], TrainingOrigin)
+    without = write_artifact(tmp_path / "without", fill, lambda _: Described(**described))
+    with pytest.raises(ArtifactError, match=r"tiny-v1 has no query_tokens\.json"):
+        write_sparse_tokenizer(without, tmp_path / "queries.zip")
+    assert list(tmp_path.glob("*.zip")) == []
