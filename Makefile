@@ -34,5 +34,5 @@ $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[train,dev]'
+	$(PIP_INSTALL) '.[s3,train,dev]'
 	touch $@ $(VENV)/.serving
