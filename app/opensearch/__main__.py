@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import hashlib
+import io
 import sys
 import tempfile
 from pathlib import Path
 from typing import get_args
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from app.checkpoints import CheckpointError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster, OpenSearchError
-from app.opensearch.plan import Engine, Options, Queries, Tokenizer, make_plan
+from app.opensearch.plan import Engine, Options, Queries, make_plan
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -80,7 +80,7 @@ def _connect(options: argparse.Namespace) -> Cluster:
     return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
 
 
-def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> Tokenizer:
+def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
     """The query tokenizer of the artifact, which must be the one that the service encodes documents with."""
     with open_artifact(artifact_dir, None) as artifact, tempfile.TemporaryDirectory() as directory:
         info = service.info()
@@ -90,10 +90,16 @@ def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> Tokenizer:
                 f"{service.url} serves {served}, the artifact is {artifact.manifest.version}: give the artifact of "
                 f"{served} with --artifact"
             )
-        target = write_sparse_tokenizer(artifact.path, Path(directory) / "queries.zip")
-        with ZipFile(target) as archive:
-            files = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
-        return Tokenizer(target.read_bytes(), hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest())
+        return _timeless(write_sparse_tokenizer(artifact.path, Path(directory) / "queries.zip"))
+
+
+def _timeless(file: Path) -> bytes:
+    """The zip `file` without the times in it, so that the same tokenizer is the same bytes."""
+    content = io.BytesIO()
+    with ZipFile(file) as archive, ZipFile(content, "w", ZIP_DEFLATED) as copy:
+        for name in archive.namelist():
+            copy.writestr(ZipInfo(name), archive.read(name), ZIP_DEFLATED)
+    return content.getvalue()
 
 
 def _setup(options: argparse.Namespace) -> None:

@@ -69,14 +69,6 @@ class Encoder:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenizer:
-    """A `SPARSE_TOKENIZE` model."""
-
-    content: bytes  #: the zip
-    sha256: str  #: of the files in it, since the zip itself holds the time
-
-
-@dataclass(frozen=True, slots=True)
 class Setting:
     """A cluster setting that must have a value, and why."""
 
@@ -92,7 +84,7 @@ class Resource:
     kind: Kind
     name: str
     body: Mapping[str, Any]
-    tokenizer: Tokenizer | None = None  #: what is uploaded, if this is a model inside OpenSearch
+    tokenizer: bytes | None = None  #: the zip that is uploaded, if this is a model inside OpenSearch
 
     @property
     def reference(self) -> str:
@@ -105,8 +97,8 @@ class Plan:
     resources: list[Resource] = field(default_factory=list)
 
 
-def make_plan(options: Options, facts: Facts, encoder: Encoder, tokenizer: Tokenizer | None = None) -> Plan:
-    """Everything that `options` need on a cluster with `facts`; `tokenizer` for `queries="tokenizer"`.
+def make_plan(options: Options, facts: Facts, encoder: Encoder, tokenizer: bytes | None = None) -> Plan:
+    """Everything that `options` need on a cluster with `facts`; `tokenizer`: the zip for `queries="tokenizer"`.
 
     :raises OpenSearchError: if the cluster cannot do it.
     """
@@ -249,7 +241,7 @@ def _remote_model(options: Options, group: Resource, connector: Resource) -> Res
     return Resource("model", connector.name, body)
 
 
-def _tokenizer_model(options: Options, group: Resource, tokenizer: Tokenizer) -> Resource:
+def _tokenizer_model(options: Options, group: Resource, tokenizer: bytes) -> Resource:
     name = f"{options.name}-queries"
     body = {
         "name": name,
@@ -257,7 +249,6 @@ def _tokenizer_model(options: Options, group: Resource, tokenizer: Tokenizer) ->
         "model_format": "TORCH_SCRIPT",
         "function_name": "SPARSE_TOKENIZE",
         "model_group_id": group.reference,
-        "model_content_hash_value": tokenizer.sha256,
     }
     return Resource("model", name, body, tokenizer)
 
@@ -266,7 +257,7 @@ def _ingest_pipeline(options: Options, facts: Facts, encoder: Encoder, documents
     processors: list[dict[str, Any]] = []
     if facts.version < BLANK_FIELDS:
         processors += [
-            {"remove": {"field": name, "if": f"ctx.{name} instanceof String && ctx.{name}.isBlank()"}}
+            {"remove": {"field": name, "if": f"ctx.{name} instanceof String && ctx.{name}.trim().isEmpty()"}}
             for name in options.fields
         ]
     if options.chunks:

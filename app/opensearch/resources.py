@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.opensearch.cluster import Cluster
@@ -48,8 +48,8 @@ class Found:
 
 def fingerprint(resource: Resource, body: Mapping[str, Any]) -> str:
     """Of what `resource` is, `body` having the ids of others in place of references."""
-    content = [body, resource.tokenizer.sha256 if resource.tokenizer else None]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    content = resource.tokenizer or json.dumps(body, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def marked(kind: Kind, body: Mapping[str, Any], owner: str, print_: str) -> dict[str, Any]:
@@ -64,11 +64,11 @@ def marked(kind: Kind, body: Mapping[str, Any], owner: str, print_: str) -> dict
 def find(cluster: Cluster, kind: Kind, name: str) -> list[Found]:
     """All resources of the `kind` with that name; of those without an id there is at most one."""
     if kind in WITH_ID:
-        query = {"query": {"term": {"name.keyword": name}}, "size": 100}
-        hits = cluster.request("POST", f"{WITH_ID[kind][0]}/_search", query)["hits"]["hits"]
         return [
-            _found(kind, name, hit["_id"], hit["_source"].get("description"), hit["_source"].get("model_state"))
-            for hit in hits
+            _found_model(cluster, name, hit["_id"])
+            if kind == "model"
+            else _found(kind, name, hit["_id"], hit["_source"].get("description"))
+            for hit in _search(cluster, kind, {"term": {"name.keyword": name}})
         ]
     answer = cluster.find(f"{NAMED[kind]}/{name}")
     if not answer:
@@ -80,9 +80,27 @@ def find(cluster: Cluster, kind: Kind, name: str) -> list[Found]:
     return [_found(kind, name, name, description)]
 
 
-def _found(kind: Kind, name: str, id_: str, description: str | None, state: str | None = None) -> Found:
+def _search(cluster: Cluster, kind: Kind, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    body = {"query": query, "size": 100}
+    hits: list[dict[str, Any]] = cluster.request("POST", f"{WITH_ID[kind][0]}/_search", body)["hits"]["hits"]
+    return hits
+
+
+def _found(kind: Kind, name: str, id_: str, description: str | None) -> Found:
     mark = MARK_PATTERN.fullmatch(description or "")
-    return Found(kind, name, id_, mark and mark[1], mark and mark[2], state)
+    return Found(kind, name, id_, mark and mark[1], mark and mark[2])
+
+
+def _found_model(cluster: Cluster, name: str, id_: str) -> Found:
+    """Asked for by its id, because a search does not see the latest state."""
+    model = cluster.request("GET", f"{ML}/models/{id_}")
+    found = _found("model", name, id_, model.get("description"))
+    if found.owner is None and "model_content_hash_value" in model:
+        # OpenSearch forgets the description of an uploaded model. Its group and its content tell whose and what it is.
+        groups = _search(cluster, "model group", {"ids": {"values": [model["model_group_id"]]}})
+        owner = _found("model group", name, id_, groups[0]["_source"].get("description")).owner if groups else None
+        found = replace(found, owner=owner, fingerprint=model["model_content_hash_value"][:12])
+    return replace(found, state=model["model_state"])
 
 
 def find_all(cluster: Cluster, owner: str) -> list[Found]:

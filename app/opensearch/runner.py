@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from app.opensearch.cluster import Body, Cluster, OpenSearchError, RequestFailed
-from app.opensearch.plan import Plan, Resource, Tokenizer
+from app.opensearch.plan import Plan, Resource
 from app.opensearch.resources import ML, NAMED, WITH_ID, Found, find, find_all, fingerprint, marked
 from app.opensearch.settings_record import to_apply, to_restore
 
@@ -127,8 +127,7 @@ class Runner:
             self._wait_until_deployed(id_)
         return id_
 
-    def _upload(self, resource: Resource, body: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-        content = tokenizer.content
+    def _upload(self, resource: Resource, body: Mapping[str, Any], content: bytes) -> str:
         chunks = [content[start : start + CHUNK_BYTES] for start in range(0, len(content), CHUNK_BYTES)]
         meta = {
             **body,
