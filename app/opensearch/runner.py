@@ -117,7 +117,7 @@ class Runner:
             try:
                 return self._write("POST", path + create, body)
             except RequestFailed as error:
-                if "master key has not been initialized" in error.reason:
+                if "master key has not been initialized" in error.reason:  # in the first seconds of a cluster
                     return None
                 raise
 
@@ -161,7 +161,17 @@ class Runner:
     def _delete(self, found: Found) -> None:
         if found.kind == "model":
             self._write("POST", f"{found.path}/_undeploy")
-        self._write("DELETE", found.path)
+
+        def unless_in_use() -> Any:
+            try:
+                return self._write("DELETE", found.path)
+            except RequestFailed as error:
+                # The parts of an uploaded model go some time after it, and keep its group as long.
+                if found.kind == "model group" and error.status == 409:
+                    return None
+                raise
+
+        self._wait(f"the end of what uses {found.kind} {found.name}", unless_in_use)
         self._say(f"removed {found.kind} {found.name}")
 
     def _indices(self) -> list[str]:
