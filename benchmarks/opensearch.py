@@ -2,7 +2,7 @@
 
     python -m benchmarks.opensearch --data DIR --set NAME --out DIR
 
-reads `DIR/NAME.corpus.jsonl` (`_id`, `text`) and `DIR/NAME.queries.jsonl` (`query`, `pos`: ids), each also as `.xz`. For
+reads `DIR/NAME.corpus.jsonl` (`_id`, `text`) and `DIR/NAME.queries.jsonl` (`query`, `pos`: ids), or both as `.xz`. For
 each version of OpenSearch it starts a node (tools/opensearch_node.py) and the service, and writes `opensearch.json`,
 `opensearch.md` and `opensearch.png`. Timings are of one client on this machine, which node and service share.
 """
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,9 @@ def read_set(directory: Path, name: str, max_documents: int, max_queries: int) -
 
 
 def rows(directory: Path, name: str) -> Iterator[dict[str, Any]]:
-    path = directory / name
-    if path.exists():
-        lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines()
-    else:
-        lines = lzma.open(f"{path}.xz", "rt", encoding="utf-8")
-    yield from map(json.loads, lines)
+    plain, packed = directory / name, directory / f"{name}.xz"
+    content = plain.read_bytes() if plain.exists() else lzma.decompress(packed.read_bytes())
+    yield from map(json.loads, content.decode().splitlines())
 
 
 def ndcg(ranking: Sequence[str], positives: set[str]) -> float:
@@ -272,16 +269,19 @@ def main() -> None:
     ways: list[Way] = []
     damaged: dict[str, int] = {}
     speeds: dict[str, dict[int, float]] = {}
-    with running("-m", "app", *model, "--port", "0", "--log-level", "warning") as server:
+    with running("-m", "app", *model, "--port", "0") as server:
         service = EncoderService(server.url, timeout_seconds=600.0)
         info = httpx.get(f"{server.url}/info").json()
         for version in options.versions:
-            with tempfile.TemporaryDirectory() as work, running_node(version, Path(work)) as node:
-                with Cluster(node.url, timeout_seconds=600.0) as cluster:
-                    bench = Bench(version, cluster, service, retrieval)
-                    ways += bench.ways(artifact)
-                    damaged[version] = bench.damaged_keys()
-                    speeds[version] = bench.ingest_speeds(options.speed_documents)
+            with (
+                tempfile.TemporaryDirectory() as work,
+                running_node(version, Path(work)) as node,
+                Cluster(node.url, timeout_seconds=600.0) as cluster,
+            ):
+                bench = Bench(version, cluster, service, retrieval)
+                ways += bench.ways(artifact)
+                damaged[version] = bench.damaged_keys()
+                speeds[version] = bench.ingest_speeds(options.speed_documents)
     options.out.mkdir(parents=True, exist_ok=True)
     report = {
         "set": options.set,

@@ -22,6 +22,12 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app": {"training", "sparse_encoder.model", *TORCH},
     # Inside app imports go down only: main, then api and middleware, engine, checkpoints, encoders, and these leaves.
     **{f"app/{leaf}.py": {"app"} for leaf in ("errors", "lifecycle", "logs", "metrics", "schemas", "settings", "wire")},
+    # The command line for OpenSearch talks to the service over HTTP, like anybody.
+    "app/opensearch": {
+        *("app.api", "app.batching", "app.encoders.openvino_encoder", "app.engine", "app.lifecycle", "app.main"),
+        *("app.metrics", "app.middleware", "app.settings", "app.wire"),
+    },
+    "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
     "app/batching.py": {"app", "asyncio", "threading", "time"},
     "app/encoders": {"app.api", "app.checkpoints", "app.engine", "app.main", "app.middleware"},
     "app/checkpoints.py": {"app.api", "app.engine", "app.main", "app.middleware"},

@@ -1,8 +1,8 @@
 """A real OpenSearch node with its neural plugins, for tests and for trying it out; no container, no installation.
 
 `python -m tools.opensearch_node 3.6.0 --port 9200`. Server and plugins (ML Commons, k-NN, Neural Search) come from
-Maven's central repository (about 450 MB a version, once), are put together in `~/.cache/sparse-encoder`, and run on a JDK of
-this machine. It listens on the loopback address only and knows no security: not for production.
+Maven's central repository (about 450 MB a version, once), are put together in `~/.cache/sparse-encoder`, and run on a
+JDK of this machine. It listens on the loopback address only and knows no security: not for production.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from app.checkpoints import CheckpointError, open_artifact
 from app.opensearch.check import check
-from app.opensearch.cluster import Cluster, OpenSearchError
+from app.opensearch.cluster import Cluster
+from app.opensearch.facts import OpenSearchError
 from app.opensearch.plan import Engine, Options, Queries, make_plan
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from app.opensearch.cluster import Cluster, OpenSearchError
+from app.opensearch.cluster import Cluster
+from app.opensearch.facts import OpenSearchError
 from app.opensearch.resources import Found, find_all
 from app.opensearch.service import EncoderService
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from app.opensearch.advice import advice_for
+from app.opensearch.facts import Facts, OpenSearchError, parse_version
 
-Version = tuple[int, int, int]
 Body = Mapping[str, Any] | bytes | None
-
-
-class OpenSearchError(Exception):
-    """The cluster could not do it, or must not. The message says what was wrong, and what to do."""
 
 
 class RequestFailed(OpenSearchError):
@@ -30,17 +24,6 @@ class RequestFailed(OpenSearchError):
         super().__init__(f"{method} {path}: {status} {reason}" + (f"\n  -> {advice}" if advice else ""))
         self.status = status
         self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What decides how a cluster is set up."""
-
-    version: Version
-    plugins: frozenset[str]  #: those that every node has
-    has_ml_node: bool
-    settings: Mapping[str, Any]  #: in force, flat names, defaults included
-    persistent: Mapping[str, Any]  #: those that somebody set
 
 
 class Cluster:
@@ -116,15 +99,6 @@ class Cluster:
             settings={**settings["defaults"], **settings["persistent"], **settings["transient"]},
             persistent=settings["persistent"],
         )
-
-
-def parse_version(number: str) -> Version:
-    """`3.6.0-SNAPSHOT` as (3, 6, 0)."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", number)
-    if not found:
-        raise OpenSearchError(f"OpenSearch says it has version {number!r}, which is none")
-    major, minor, patch = map(int, found.groups())
-    return major, minor, patch
 
 
 def _reason(answer: httpx.Response) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from app.opensearch.cluster import Facts, OpenSearchError, Version
+from app.opensearch.facts import Facts, OpenSearchError, Version
 
 Queries = Literal["service", "asymmetric", "tokenizer"]
 Engine = Literal["rank_features", "seismic"]

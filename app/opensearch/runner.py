@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from app.opensearch.cluster import Body, Cluster, OpenSearchError, RequestFailed
+from app.opensearch.cluster import Body, Cluster, RequestFailed
+from app.opensearch.facts import OpenSearchError
 from app.opensearch.plan import Plan, Resource
 from app.opensearch.resources import ML, NAMED, WITH_ID, Found, find, find_all, fingerprint, marked
 from app.opensearch.settings_record import to_apply, to_restore

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from app.opensearch.cluster import OpenSearchError
+from app.opensearch.facts import OpenSearchError
 from app.opensearch.plan import Encoder
 
 

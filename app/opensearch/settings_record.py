@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from app.opensearch.cluster import Facts
+from app.opensearch.facts import Facts
 from app.opensearch.plan import TRUSTED, Setting
 
 RECORD = "cluster.metadata.sparse_encoder"

@@ -1,9 +1,9 @@
 """The query side of a model as OpenSearch's `SPARSE_TOKENIZE` model: queries are then encoded inside the cluster.
 
 OpenSearch tokenises a query with `tokenizer.json`, takes each id once, names it by decoding it alone, drops what
-decodes to nothing, and looks the name up in `idf.json`; for a `sparse_vector` field the id itself is the key. Two ids of
-one name are an error before 3.3, and two keys after it. So the exported vocabulary gives every token the id that it is
-emitted under, and a token that is never emitted that of [UNK], which decodes to nothing.
+decodes to nothing, and looks the name up in `idf.json`; for a `sparse_vector` field the id itself is the key. Two ids
+of one name are an error before 3.3, and two keys after it. So the exported vocabulary gives every token the id that it
+is emitted under, and a token that is never emitted that of [UNK], which decodes to nothing.
 """
 
 from __future__ import annotations
