@@ -73,8 +73,12 @@ class Watcher:
         """Polls until cancelled."""
         while True:
             await asyncio.sleep(self._poll_seconds)
-            with suppress(StoreError):  # which `poll` told already
+            try:
                 await self.poll()
+            except StoreError:
+                pass  # which `poll` told already
+            except Exception:
+                log.exception("a poll failed in an unexpected way; trying again")
 
     async def poll(self) -> None:
         """:raises StoreError: if the store cannot be read; the snapshot stays as it was."""

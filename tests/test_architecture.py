@@ -22,8 +22,8 @@ FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder/packed.py": TORCH,
     "training": {"app", *WEB},
     "app": {"training", "sparse_encoder.model", *TORCH},
-    # Inside app imports go down only: main, then admin, api and middleware, stored (pins, swap, loading, watcher, gates),
-    # engine and versions, checkpoints, encoders, and these leaves.
+    # Inside app imports go down only: main, then admin, api and middleware, stored (pins, swap, loading, watcher,
+    # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
         f"app/{leaf}.py": {"app"}
         for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")

@@ -73,6 +73,9 @@ def _read_weights(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
         raise EncoderError(
             f"{wrong[0]} is {weights[wrong[0]].dtype}, expected float32: publish the checkpoint in float32"
         )
+    broken = sorted(name for name, tensor in weights.items() if not np.isfinite(tensor).all())
+    if broken:  # which the graph would turn into empty vectors
+        raise EncoderError(f"{broken[0]} holds NaN or infinity: the training that made it diverged; publish another")
     if "bert.embeddings.word_embeddings.weight" not in weights:
         raise EncoderError(f"{checkpoint} has no BERT weights in *.safetensors: give the path of a complete checkpoint")
     return weights

@@ -199,7 +199,7 @@ async def test_a_batch_never_has_two_checkpoints_and_each_answer_is_of_its_own(
         for task, checkpoint in ((ours, engine.checkpoint), (others, second)):
             (vector,) = task.result().vectors
             np.testing.assert_allclose(vector.weights, checkpoint.vector(text, "document").weights, atol=1e-4)
-        assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], abs=0.01)
+        assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], 0.01)
 
 
 async def test_the_idle_engine_keeps_no_checkpoint_in_memory(engine: OneCheckpoint, tmp_path: Path) -> None:
