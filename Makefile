@@ -1,16 +1,22 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
+# opensearch: run a node to try it with
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
+VERSION ?= 3.6.0
+OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve test check format
+.PHONY: serve opensearch test check format
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
+
+opensearch: | $(VENV)/bin/python
+	exec $(VENV)/bin/python -m tools.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
 
 test: $(VENV)/.everything
 	$(VENV)/bin/python -m pytest
@@ -30,9 +36,9 @@ $(VENV)/bin/python:
 
 # The stamps are older than pyproject.toml or constraints.txt when an installation is due.
 $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) .
+	$(PIP_INSTALL) '.[opensearch]'
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[s3,train,dev]'
+	$(PIP_INSTALL) '.[opensearch,s3,train,dev]'
 	touch $@ $(VENV)/.serving
