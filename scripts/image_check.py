@@ -24,7 +24,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 CACHE = Path.home() / ".cache" / "sparse-encoder"
 MIRROR = "http://deb.debian.org/debian"
-CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"  #: this machine's, for a network that needs others than the base has
+CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt"  #: this machine's, for a network that needs others than the base has
+)
 SUITE = "bookworm"  # its Python is the one of constraints.txt
 TAG = "localhost/sparse-encoder:check"
 PROBE = Path(__file__).with_name("image_probe.py")
@@ -34,11 +36,12 @@ class CheckFailed(Exception):
     """The image is not what it should be. The message says in what."""
 
 
-def run(*command: str | Path, **options: Any) -> str:
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
     """The standard output of `command`; the rest goes to the terminal."""
-    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=False, **options)
+    parts = [str(part) for part in command]
+    done = subprocess.run(parts, stdout=subprocess.PIPE, text=True, check=False, cwd=cwd, env=env)
     if done.returncode:
-        raise CheckFailed(f"{' '.join(map(str, command[:4]))} ... ended with {done.returncode}: {done.stdout[-2000:]}")
+        raise CheckFailed(f"{' '.join(parts[:4])} ... ended with {done.returncode}: {done.stdout[-2000:]}")
     return done.stdout
 
 

@@ -1,6 +1,6 @@
 """Runs inside new namespaces: starts a container's command on its root, read-only, and asks it what it must answer.
 
-    unshare --mount --net --pid --fork python scripts/image_probe.py ROOT CONFIG_JSON
+unshare --mount --net --pid --fork python scripts/image_probe.py ROOT CONFIG_JSON
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def probe(root: Path, config: Mapping[str, Any]) -> None:
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         require(fields["Uid"].split() == [config["User"].split(":")[0]] * 4, f"runs as {fields['Uid']}")
         require(int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0, "has capabilities")
-        print(f"user {fields['Uid'].split()[0]}, no capabilities, resident {int(fields['VmRSS'].split()[0]) // 1024} MB")
+        print(
+            f"user {fields['Uid'].split()[0]}, no capabilities, resident {int(fields['VmRSS'].split()[0]) // 1024} MB"
+        )
         code, answer = ask("/encode", {"texts": TEXTS, "top_k": 5})
         vectors = json.loads(answer)
         require(code == 200 and [bool(v) for v in vectors] == [True, True, False], f"/encode: {code} {answer!r}")
@@ -93,7 +95,9 @@ def probe(root: Path, config: Mapping[str, Any]) -> None:
         service.send_signal(signal.SIGTERM)
         code = service.wait(timeout=120)
         require(code == 0, f"after SIGTERM it ended with {code}")
-        sick = subprocess.run(command(root, config, *healthcheck[1:]), stderr=subprocess.DEVNULL, check=False).returncode
+        sick = subprocess.run(
+            command(root, config, *healthcheck[1:]), stderr=subprocess.DEVNULL, check=False
+        ).returncode
         require(sick != 0, "the health check passes when nothing runs")
         print("stopped by SIGTERM with exit code 0", flush=True)
     finally:

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,7 +95,9 @@ def kube_apiserver() -> Path:
         directory = Path(temporary)
         replaced = "".join(f"replace {name} => {name} {staged}\n" for name in names)
         (directory / "go.mod").write_text(f"module built\ngo {go}\nrequire k8s.io/kubernetes v{KUBERNETES}\n{replaced}")
-        (directory / "main.go").write_text('//go:build none\npackage main\nimport _ "k8s.io/kubernetes/cmd/kube-apiserver"\n')
+        (directory / "main.go").write_text(
+            '//go:build none\npackage main\nimport _ "k8s.io/kubernetes/cmd/kube-apiserver"\n'
+        )
         run("go", "mod", "tidy", cwd=directory)
         version = "k8s.io/component-base/version"
         major, minor, _ = KUBERNETES.split(".")
@@ -161,7 +163,14 @@ def api_server() -> Iterator[Kubectl]:
                 with (directory / f"{Path(command[0]).name}.log").open("wb") as log:
                     processes.append(subprocess.Popen(command, cwd=directory, stdout=log, stderr=log))
             kubectl = Kubectl(f"https://127.0.0.1:{port}", token)
-            wait_until_ready(kubectl, processes, directory)
+            try:
+                until_it_succeeds(
+                    lambda: kubectl("get", "--raw", "/readyz"),
+                    goes_on=lambda: all(process.poll() is None for process in processes),
+                )
+            except CheckFailed as error:
+                logs = "\n".join(path.read_text()[-1000:] for path in directory.glob("*.log"))
+                raise CheckFailed(f"the API server did not start: {error}\n{logs}") from error
             yield kubectl
         finally:
             for process in reversed(processes):
@@ -169,17 +178,16 @@ def api_server() -> Iterator[Kubectl]:
                 process.wait()
 
 
-def wait_until_ready(kubectl: Kubectl, processes: list[subprocess.Popen[bytes]], directory: Path) -> None:
+def until_it_succeeds(action: Callable[[], object], goes_on: Callable[[], bool] = lambda: True) -> None:
+    """Calls `action` again while it fails; its last failure is raised after `START_SECONDS`, or if not `goes_on()`."""
     limit = time.monotonic() + START_SECONDS
     while True:
         try:
-            kubectl("get", "--raw", "/readyz")
+            action()
             return
-        except CheckFailed as error:
-            ended = any(process.poll() is not None for process in processes)
-            if ended or time.monotonic() > limit:
-                logs = "\n".join(path.read_text()[-1000:] for path in directory.glob("*.log"))
-                raise CheckFailed(f"the API server did not start: {error}\n{logs}") from error
+        except CheckFailed:
+            if not goes_on() or time.monotonic() > limit:
+                raise
         time.sleep(0.5)
 
 
@@ -217,13 +225,16 @@ def check_that_it_refuses(kubectl: Kubectl) -> None:
 def check() -> None:
     missing = [name for name in ("kubectl", "etcd", "go", "openssl") if not shutil.which(name)]
     if missing:
-        raise CheckFailed(f"needs {', '.join(missing)} (Debian: etcd-server, golang-go, openssl; kubectl of Kubernetes)")
+        raise CheckFailed(
+            f"needs {', '.join(missing)} (Debian: etcd-server, golang-go, openssl; kubectl of Kubernetes)"
+        )
     files = [module_directory(module) / path for module, paths in DEFINITIONS.items() for path in paths]
     with api_server() as kubectl:
         print("server", json.loads(kubectl("version", "--output=json"))["serverVersion"]["gitVersion"])
         for file in files:
             kubectl("create", "--filename", file)
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+        # kubectl cannot wait for a condition of an object that has no status yet.
+        until_it_succeeds(lambda: kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"))
         kubectl("apply", "--validate=strict", "--filename", ROOT / "k8s" / "namespace.yaml")
         check_that_it_refuses(kubectl)
         for overlay in sorted((ROOT / "k8s" / "overlays").iterdir()):
