@@ -3,12 +3,11 @@
 #   docker build -t sparse-encoder .                          docker run --read-only -p 8080:8080 sparse-encoder
 #   docker build -t sparse-encoder-training --target training .
 #
-# BASE_IMAGE is any image with Python 3.11 and glibc; BUILD_IMAGE is that image too, or one with the same Python and
-# the venv module. EXTRAS: extras of pyproject.toml to install besides, such as those for object stores or GPUs.
+# BASE_IMAGE: any image with Python 3.11, its venv module, and glibc.
+# EXTRAS: extras of pyproject.toml to install besides, separated by spaces.
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
-ARG BUILD_IMAGE=${BASE_IMAGE}
 
-FROM ${BUILD_IMAGE} AS pip
+FROM ${BASE_IMAGE} AS pip
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
 # pip lives outside of the environment that it fills, so that it stays behind.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
@@ -39,10 +38,27 @@ ENTRYPOINT ["python", "-m", "training"]
 
 FROM ${BASE_IMAGE}
 # The base image's own pip: hidden, not removed from its layer, and nothing in the container can run it.
-RUN rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/lib/python3*/ensurepip /usr/local/bin/pip* /usr/share/python-wheels
+RUN rm -rf /usr/local/lib/python3*/site-packages/* /usr/local/bin/pip* /usr/lib/python3*/ensurepip \
+           /usr/local/lib/python3*/ensurepip /usr/share/python-wheels
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SPARSE_ENCODER_HOST=0.0.0.0 \
+    SPARSE_ENCODER_PORT=8080 \
+    SPARSE_ENCODER_CACHE_DIR=/var/cache/sparse-encoder
+WORKDIR /opt/sparse-encoder
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['SPARSE_ENCODER_PORT'] + '/readyz', timeout=4)"]
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "app"]
+
+# What changes least comes first.
+COPY --from=build --chown=10001:10001 /models /models
+VOLUME /models
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /var/cache/sparse-encoder /var/cache/sparse-encoder
-COPY --from=build --chown=10001:10001 /models /models
 COPY --from=build /opt/sparse-encoder /opt/sparse-encoder
 
 ARG VERSION=unknown
@@ -52,17 +68,3 @@ LABEL org.opencontainers.image.title="sparse-encoder" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-ENV PATH=/opt/venv/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1 \
-    SPARSE_ENCODER_HOST=0.0.0.0 \
-    SPARSE_ENCODER_PORT=8080 \
-    SPARSE_ENCODER_CACHE_DIR=/var/cache/sparse-encoder
-WORKDIR /opt/sparse-encoder
-USER 10001:10001
-VOLUME /models
-EXPOSE 8080
-STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['SPARSE_ENCODER_PORT'] + '/readyz', timeout=4)"]
-ENTRYPOINT ["python", "-m", "app"]

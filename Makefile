@@ -1,4 +1,5 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
+# image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ PORT ?= 8080
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve test check format
+.PHONY: serve test check format image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -24,6 +25,12 @@ check: $(VENV)/.everything
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+image-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/image_check.py
+
+k8s-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/k8s_check.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -28,6 +28,7 @@ CERTIFICATES = (
     "/etc/ssl/certs/ca-certificates.crt"  #: this machine's, for a network that needs others than the base has
 )
 SUITE = "bookworm"  # its Python is the one of constraints.txt
+PACKAGES = "python3,python3-venv,ca-certificates"
 TAG = "localhost/sparse-encoder:check"
 PROBE = Path(__file__).with_name("image_probe.py")
 
@@ -71,19 +72,18 @@ class Buildah:
             self("rm", container)
 
 
-def debian_image(buildah: Buildah, name: str, *packages: str) -> str:
-    """An image of Debian's minimal system with Python and `packages`, made by debootstrap once."""
-    archive = CACHE / f"{name}-{SUITE}.tar"
+def debian_image(buildah: Buildah) -> str:
+    """An image of Debian's minimal system with Python, made by debootstrap once."""
+    archive = CACHE / f"debian-{SUITE}-python.tar"
     if not archive.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="debootstrap-") as temporary:
-            tree = Path(temporary) / "root"
-            include = ",".join(("python3", "ca-certificates", *packages))
-            log = Path(temporary) / "log"
+            tree, log = Path(temporary) / "root", Path(temporary) / "log"
+            command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree), MIRROR]
             with log.open("w") as out:
-                command = ["debootstrap", "--variant=minbase", f"--include={include}", SUITE, str(tree), MIRROR]
-                if subprocess.run(command, stdout=out, stderr=out, check=False).returncode:
-                    raise CheckFailed(f"debootstrap failed: {log.read_text()[-1000:]}")
+                failed = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
+            if failed:
+                raise CheckFailed(f"debootstrap failed: {log.read_text()[-1000:]}")
             for emptied in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
                 shutil.rmtree(tree / emptied)
             partial = archive.with_suffix(".partial")
@@ -91,15 +91,14 @@ def debian_image(buildah: Buildah, name: str, *packages: str) -> str:
             partial.rename(archive)
     container = buildah("from", "scratch").strip()
     buildah("add", "--quiet", container, archive, "/")
-    buildah("config", "--cmd", "python3", container)
-    tag = f"localhost/{name}:{SUITE}"
+    tag = f"localhost/debian-{SUITE}-python"
     buildah("commit", "--quiet", "--rm", container, tag)
     return tag
 
 
-def build(buildah: Buildah, base: str, build_image: str) -> None:
+def build(buildah: Buildah, base: str) -> None:
     revision = run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
-    arguments = {"BASE_IMAGE": base, "BUILD_IMAGE": build_image, "VERSION": "check", "REVISION": revision}
+    arguments = {"BASE_IMAGE": base, "VERSION": "check", "REVISION": revision}
     flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if Path(CERTIFICATES).is_file():
         flags.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
@@ -161,11 +160,7 @@ def check(base_image: str | None) -> None:
     with TemporaryDirectory(prefix="image-check-", dir="/var/tmp") as temporary:
         storage = Path(temporary)
         buildah = Buildah(storage)
-        if base_image is None:
-            base, build_image = debian_image(buildah, "base"), debian_image(buildah, "build", "python3-venv")
-        else:
-            base = build_image = base_image
-        build(buildah, base, build_image)
+        build(buildah, base_image or debian_image(buildah))
         config = buildah.inspect(TAG)["Docker"]["config"]
         print_layers(buildah, storage)
         with buildah.mounted(TAG) as root:
