@@ -144,7 +144,8 @@ def test_the_pod_is_what_the_image_is_made_for(overlay: str) -> None:
     (spec,) = pod_specs(find(overlay, "Deployment"))
     (container,) = spec["containers"]
     context = spec["securityContext"]
-    assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in dockerfile
+    users = set(re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE))
+    assert users == {f"{context['runAsUser']}:{context['runAsGroup']}"}
     assert context["fsGroup"] == context["runAsGroup"]
     assert f"\nEXPOSE {container['ports'][0]['containerPort']}\n" in dockerfile
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
