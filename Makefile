@@ -1,5 +1,6 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
 # opensearch: run a node to try it with
+# image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test check format
+.PHONY: serve opensearch test check format demo-swap image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -30,6 +31,12 @@ check: $(VENV)/.everything
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+image-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/image_check.py
+
+k8s-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/k8s_check.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
