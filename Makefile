@@ -1,4 +1,5 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
+# demo-swap: train, publish and serve a new pair of words while a client asks
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ PORT ?= 8080
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve test check format
+.PHONY: serve test check format demo-swap
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -24,6 +25,9 @@ check: $(VENV)/.everything
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+demo-swap: $(VENV)/.everything
+	PYTHONPATH=. $(VENV)/bin/python scripts/demo_swap.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
