@@ -1,6 +1,8 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
 # opensearch: run a node to try it with
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
+
+# demo-swap: train, publish and serve a new pair of words while a client asks
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -37,6 +39,9 @@ image-check: $(VENV)/.everything
 
 k8s-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/k8s_check.py
+
+demo-swap: $(VENV)/.everything
+	PYTHONPATH=. $(VENV)/bin/python scripts/demo_swap.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
