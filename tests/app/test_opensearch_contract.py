@@ -10,11 +10,11 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import pytest
@@ -30,7 +30,6 @@ from tests.app.controlled import ControlledEncoder
 from tests.app.server import running
 from tests.tiny import SENTENCES
 
-AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 LONG = [" ".join(SENTENCES[start:]) for start in range(20)]
 MAX_TOKEN_ID = 32_767
 MAX_CLAUSES = 1024  # in one search
@@ -224,27 +223,22 @@ def assert_error(answer: Answer, type_: str) -> None:
     assert len(document["error"]["message"]) > 20
 
 
-class ScaledEncoder:
-    """A real encoder whose weights a test multiplies."""
+class ScaledEncoder(ControlledEncoder):
+    """Its weights can be multiplied."""
 
-    device = "test"
-
-    def __init__(self, inner: Encoder) -> None:
-        self._inner = inner
-        self.factor = 1.0
+    factor = 1.0
 
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
-        vectors = self._inner.encode(batch)
-        return [SparseVector.from_pairs(v.ids, v.weights * self.factor) for v in vectors]
+        return [SparseVector.from_pairs(v.ids, v.weights * self.factor) for v in super().encode(batch)]
 
 
 @asynccontextmanager
-async def served(settings: Settings, wrap: Callable[[Encoder], AnyEncoder]) -> AsyncIterator[tuple[str, AnyEncoder]]:
+async def served(settings: Settings) -> AsyncIterator[tuple[str, ScaledEncoder]]:
     """The address of the service on a real socket, and its encoder in the hands of the test."""
-    made: list[AnyEncoder] = []
+    made: list[ScaledEncoder] = []
 
     def build(artifact: Artifact, threads: int) -> Encoder:
-        made.append(wrap(openvino(artifact, threads)))
+        made.append(ScaledEncoder(openvino(artifact, threads)))
         return made[0]
 
     listening = socket.create_server(("127.0.0.1", 0))
@@ -255,6 +249,7 @@ async def served(settings: Settings, wrap: Callable[[Encoder], AnyEncoder]) -> A
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", made[0]
     finally:
+        made[0].release()  # else the server would wait for what a failed test left held
         server.should_exit = True
         await running
 
@@ -276,7 +271,7 @@ def assert_retried(answer: Answer, status: int, type_: str) -> None:
 
 
 async def test_overload_is_retried_and_a_failure_says_no_more_than_it_must(settings: Settings) -> None:
-    async with served(settings, ControlledEncoder) as (url, encoder):
+    async with served(settings) as (url, encoder):
         encoder.hold()
         accepted = asyncio.create_task(asyncio.to_thread(post_once, url, ["가"] * 20))
         await encoder.entered()
@@ -292,12 +287,12 @@ async def test_overload_is_retried_and_a_failure_says_no_more_than_it_must(setti
 
 async def test_what_takes_too_long_is_retried(settings: Settings) -> None:
     impatient = settings.model_copy(update={"request_timeout_seconds": 1e-9})
-    async with served(impatient, ControlledEncoder) as (url, _):
+    async with served(impatient) as (url, _):
         assert_retried(await asyncio.to_thread(post_once, url, ["가"]), 503, "unavailable")
 
 
 async def test_query_weights_end_at_64_and_document_weights_do_not(settings: Settings) -> None:
-    async with served(settings, ScaledEncoder) as (url, encoder):
+    async with served(settings) as (url, encoder):
         encoder.factor = 1000.0
         for side, capped in (("query", True), ("document", False)):
             body = {"texts": [SENTENCES[0]], "input_type": side}
