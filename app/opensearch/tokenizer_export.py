@@ -36,6 +36,9 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
     """
     artifact = read_artifact(artifact_dir)
     tokenizer = Tokenizer.from_file(str(artifact_dir / TOKENIZER))
+    # OpenSearch cuts at 512 tokens unless the file says where, and has no use for special tokens.
+    tokenizer.enable_truncation(artifact.manifest.max_length_query - tokenizer.num_special_tokens_to_add(False))
+    tokenizer.post_processor = None
     kind = json.loads(tokenizer.to_str())["model"]["type"]
     if kind != "WordPiece":
         raise ArtifactError(
