@@ -95,8 +95,8 @@ def test_a_restart_under_ingest_loses_no_document(live: Live, run: Run, tiny_art
 
 def test_a_swap_under_ingest_fails_nothing_and_a_pin_stays(live: Live, run: Run, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    for version, seed in (("tiny-v1", 20), ("tiny-v2", 21)):
-        store.publish(publish(tmp_path / version, version, seed=seed), by="test")
+    for version, shift in (("tiny-v1", 0.0), ("tiny-v2", 0.1)):
+        store.publish(publish(tmp_path / version, version, bias_shift=shift), by="test")
     store.set_alias("stable", "tiny-v1", by="test")
     options = ("--store", str(tmp_path / "store"), "--admin-key", "key", "--encoder-threads", "1", "--port", "0")
     with running("-m", "app", *options) as server:
