@@ -1,5 +1,8 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
 # opensearch: run a node to try it with
+# image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
+
+# demo-swap: train, publish and serve a new pair of words while a client asks
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -10,7 +13,7 @@ OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test check format
+.PHONY: serve opensearch test check format demo-swap image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -31,6 +34,15 @@ format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+image-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/image_check.py
+
+k8s-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/k8s_check.py
+
+demo-swap: $(VENV)/.everything
+	PYTHONPATH=. $(VENV)/bin/python scripts/demo_swap.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -40,5 +52,5 @@ $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[opensearch,train,dev]'
+	$(PIP_INSTALL) '.[opensearch,s3,train,dev]'
 	touch $@ $(VENV)/.serving

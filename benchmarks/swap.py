@@ -26,7 +26,7 @@ from app.checkpoints import open_artifact
 from sparse_encoder.artifact import MANIFEST
 from sparse_encoder.store import Store
 from tests.app.server import Server, running
-from tests.app.soak import resident_bytes, versions
+from tests.app.soak import resident_bytes, serves, versions
 
 QUERIES = [
     "손해배상",
@@ -84,7 +84,7 @@ async def swap_to_and_fro(url: str, store: Store, seconds: float, started: float
         serving = {"a": "b", "b": "a"}[serving]
         begun = time.perf_counter() - started
         await asyncio.to_thread(store.set_alias, "stable", serving, by="benchmark")
-        await versions(url, lambda info, wanted=serving: info["serving"] == wanted)  # type: ignore[misc]
+        await versions(url, serves(serving))
         windows.append((begun, time.perf_counter() - started))
     return windows
 
@@ -97,16 +97,18 @@ async def measure(server: Server, store: Store, rate: float, rounds: int, second
     calm: list[Query] = []
     swapping: list[Query] = []
     windows: list[tuple[float, float]] = []
-    memory = [resident_bytes(server)]
+    memory: list[int] = []
     for _ in range(rounds):
         await load.run(seconds)
         calm += load.done
         load.done.clear()
+        memory.append(resident_bytes(server))
         found, _ = await asyncio.gather(swap_to_and_fro(server.url, store, seconds, started), load.run(seconds))
         windows += found
         swapping += [q for q in load.done if any(begun <= q.due <= served for begun, served in found)]
         load.done.clear()
-        memory.append(resident_bytes(server))
+    await load.run(2)
+    memory.append(resident_bytes(server))
     return {
         "rate_per_second": rate,
         "swaps": len(windows),
@@ -141,8 +143,8 @@ def table(result: dict[str, Any]) -> str:
             + "".join(f"{figures[key]:>9.1f}" for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms"))
         )
     rows.append(
-        f"p99 ratio {result['p99_ratio']:.2f}; {result['swaps']} swaps of {result['swap_seconds_median']:.1f} s (median), "
-        f"{result['not_200']} answers not 200; resident MB by round {result['resident_megabytes']}"
+        f"p99 ratio {result['p99_ratio']:.2f}; {result['swaps']} swaps, median {result['swap_seconds_median']:.1f} s; "
+        f"{result['not_200']} answers not 200; resident MB after each calm stretch {result['resident_megabytes']}"
     )
     return "\n".join(rows)
 
@@ -189,7 +191,7 @@ def main() -> None:
         with running("-m", "app", *(f"--{name}={value}" for name, value in flags.items())) as server:
             result = asyncio.run(measure(server, store, options.rate, options.rounds, options.seconds))
     result = {"model": artifact.manifest.version, "cores": os.cpu_count(), "threads": options.threads, **result}
-    print(table(result))  # noqa: T201
+    print(table(result))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "swap.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     plot(result, options.out / "swap.png")

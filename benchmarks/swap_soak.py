@@ -24,7 +24,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         result = asyncio.run(publish_under_load(Path(directory), options.seconds, options.versions, options.clients))
-    print(table(result))  # noqa: T201
+    print(table(result))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

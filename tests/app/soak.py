@@ -102,6 +102,14 @@ async def versions(url: str, condition: Callable[[Any], bool]) -> dict[str, Any]
         return dict(found)
 
 
+def serves(version: str) -> Callable[[Any], bool]:
+    return lambda info: bool(info["serving"] == version)
+
+
+def refuses(version: str) -> Callable[[Any], bool]:
+    return lambda info: bool(info["last_failure"]) and info["last_failure"]["version"] == version
+
+
 def resident_bytes(server: Server) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
@@ -134,14 +142,14 @@ async def publish_under_load(directory: Path, seconds: float, count: int, client
                     await asyncio.to_thread(
                         publisher.store.publish, publisher.artifacts[version], aliases=["stable"], by="soak"
                     )
-                    await versions(server.url, lambda info, version=version: info["serving"] == version)
+                    await versions(server.url, serves(version))
                     served_after[version] = round(time.monotonic() - published, 3)
                 else:
                     put_broken(Path(publisher.store.url), publisher.artifacts["v0"], version, kind)
                     await asyncio.to_thread(publisher.store.set_alias, "stable", version, by="soak")
                     info = await versions(
                         server.url,
-                        lambda info, version=version: (info["last_failure"] or {}).get("version") == version,
+                        refuses(version),
                     )
                     refused[version] = {"kind": kind, **info["last_failure"]}
                 memory.append(resident_bytes(server))
@@ -168,7 +176,7 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"answers {sum(result['answers'].values())}, not 200 or wrong {len(result['wrong'])}",
-            f"from publish to served, {len(times)} times: median {times[len(times) // 2]:.2f} s, at most {times[-1]:.2f} s",
+            f"publish to served, {len(times)} times: median {times[len(times) // 2]:.2f} s, at most {times[-1]:.2f} s",
             f"resident memory: {memory[0]} MB at the start, {memory[-1]} MB at the end",
             *(
                 f"refused {version} ({r['kind']}) at {r['stage']}: {r['reason']}"
