@@ -48,9 +48,9 @@ class Client(threading.Thread):
         self.join()
 
 
-def write_recipe(path: Path, pair: tuple[str, str] | None, *, steps: int, start: Path | None) -> Path:
-    """The sample recipe with other steps, a start and, if there is one, `pair` among its terms."""
-    rows = [row for row in (SAMPLE / "terms.tsv").read_text(encoding="utf-8").splitlines()]
+def write_recipe(path: Path, pair: tuple[str, str] | None, steps: int) -> Path:
+    """The sample recipe with other steps and, if there is one, `pair` among its terms."""
+    rows = (SAMPLE / "terms.tsv").read_text(encoding="utf-8").splitlines()
     terms = path.with_suffix(".tsv")
     terms.write_text("\n".join(rows + ["\t".join(pair)] * PAIR_ROWS if pair else rows) + "\n", encoding="utf-8")
     changes = {
@@ -60,8 +60,6 @@ def write_recipe(path: Path, pair: tuple[str, str] | None, *, steps: int, start:
         "steps = 20": f"steps = {steps}",
         "save_steps = 10": f"save_steps = {steps}",
     }
-    if start:
-        changes['start = "fresh"'] = f'start = "checkpoint"\ncheckpoint = {json.dumps(str(start))}'
     text = (SAMPLE / "recipe.toml").read_text(encoding="utf-8")
     for old, new in changes.items():
         if old not in text:

@@ -575,3 +575,18 @@ async def test_a_remote_store_is_downloaded_once_and_cleaned_up(tmp_path: Path, 
         while [path.name.split("-")[0] for path in cache.iterdir()] != ["v2"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert await service.version() == "v2"
+
+
+async def test_a_version_just_loaded_is_used_before_it_can_leave_for_another(
+    store: Store, published: dict[str, Path]
+) -> None:
+    for version in ("v2", "v3", "v4"):
+        store.publish(published[version], by="test")
+    async with running(store) as service:
+        responses = await asyncio.gather(*(service.encode(version=version) for version in ("v2", "v3", "v4") * 3))
+        for version, response in zip(("v2", "v3", "v4") * 3, responses, strict=True):
+            if response.status_code == 200:
+                assert response.headers["x-model-version"] == version
+            else:
+                assert (response.status_code, "can leave now" in response.text) == (503, True), response.text
+        assert [response.status_code for response in responses[::3]] == [200] * 3
