@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -136,7 +136,7 @@ def open_artifact(model: Path | None, cache_dir: Path | None) -> Iterator[Artifa
         raise CheckpointError("this installation carries no model: give one with --model DIRECTORY")
     # Two builds of one version differ in their manifests, so neither finds the other's files.
     name = f"{read_manifest(EMBEDDED).version}-{file_record(EMBEDDED / MANIFEST).sha256[:12]}"
-    with TemporaryDirectory(prefix="sparse-encoder-") as temporary:
+    with ExitStack() as stack:
         try:
             artifact = unpack(EMBEDDED, (cache_dir or default_cache_dir()) / name)
         except OSError as error:
@@ -145,8 +145,21 @@ def open_artifact(model: Path | None, cache_dir: Path | None) -> Iterator[Artifa
                 "be written (%s): give a writable one with --cache-dir",
                 error,
             )
-            artifact = unpack(EMBEDDED, Path(temporary) / name)
+            artifact = unpack(EMBEDDED, stack.enter_context(_temporary_directory()) / name)
         yield artifact
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    try:
+        made = TemporaryDirectory(prefix="sparse-encoder-")
+    except OSError as error:
+        raise CheckpointError(
+            f"no directory can be written to unpack the embedded model in ({error}): mount one, and give it with "
+            "--cache-dir"
+        ) from error
+    with made as path:
+        yield Path(path)
 
 
 def _check_golden(checkpoint: Checkpoint, golden: GoldenVector, line: int) -> None:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import socket
 import sys
 
 from sparse_encoder.artifact import ArtifactError
-from sparse_encoder.store import Store, StoreError
-
-
-def who() -> str:
-    """`user@host`, for the records of a store."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+from sparse_encoder.store import Store, StoreError, who
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,8 +11,10 @@ All methods block; any number of processes may use one store at once.
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ from sparse_encoder.artifact import (
 )
 from sparse_encoder.store_files import StoreError, open_files
 
-__all__ = ["Alias", "Store", "StoreError", "UnknownVersionError"]
+__all__ = ["Alias", "Store", "StoreError", "UnknownVersionError", "who"]
 
 FORMAT_VERSION = 1
 LEASE_LASTS = timedelta(hours=1)
@@ -338,6 +340,15 @@ class Store:
                 f"{self.url} failed to {operation.__name__} ({type(error).__name__}: {error}): see that it can be "
                 "reached, that there is room, and that these credentials may do it"
             ) from error
+
+
+def who() -> str:
+    """`user@host`, for the records of a store."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _now() -> datetime:

@@ -28,6 +28,12 @@ FORBIDDEN = {  # package or module -> what it must not import
         f"app/{leaf}.py": {"app"}
         for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
     },
+    # The command line for OpenSearch talks to the service over HTTP, like anybody.
+    "app/opensearch": {
+        *(*EDGE, *FROM_A_STORE, "app.batching", "app.encoders.openvino_encoder", "app.engine", "app.lifecycle"),
+        *("app.metrics", "app.settings", "app.versions", "app.wire"),
+    },
+    "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
     "app/batching.py": {"app", "asyncio", "threading", "time"},
     "app/encoders": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
     "app/checkpoints.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sparse_encoder.artifact import ArtifactError
+from sparse_encoder.store import Store, StoreError, who
 from training.config import Config, ConfigError, RunError, load_config
 from training.data import DataError
 
@@ -29,7 +30,13 @@ def _parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             command.add_argument("--queries", type=int, default=1000, help="at most so many queries a set (0 = all)")
         if name == "publish":
-            command.add_argument("--store", type=Path, required=True, help="directory that receives the version")
+            command.add_argument("--store", required=True, help="directory or fsspec URL that receives the version")
+            command.add_argument(
+                "--alias", action="append", default=[], help="name that shall stand for it; repeatable"
+            )
+            command.add_argument(
+                "--force", metavar="REASON", default="", help="publish although gates fail; kept there"
+            )
             command.add_argument("--pack", type=Path, help="also write the packed (int8) form to this new directory")
     return parser
 
@@ -54,7 +61,17 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         evaluate.write_report(report, run)
         print(evaluate.table(report))  # noqa: T201
     else:
-        print(publish.publish(config, run, options.store, options.pack))  # noqa: T201
+        store = Store(options.store)
+        version = publish.publish(
+            config,
+            run,
+            store,
+            aliases=options.alias,
+            by=who(),
+            forced_because=options.force,
+            pack_to=options.pack,
+        )
+        print(version)  # noqa: T201
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         _run(options, load_config(options.recipe, data_root=options.data_root))
-    except (ConfigError, DataError, ArtifactError, RunError) as error:
+    except (ConfigError, DataError, ArtifactError, StoreError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -142,7 +142,18 @@ class TrainConfig(Section):
     threads: int = 2
 
 
+class GateConfig(Section):
+    """What a model must reach to be published; figures are those of ``training evaluate``."""
+
+    active_query: tuple[float, float] = (2.0, 64.0)  #: mean active words of a query, on every set
+    active_document: tuple[float, float] = (4.0, 256.0)
+    source_preservation: float = 0.0  #: share of held-out terms, at least
+    synonym_activation: float = 0.0
+    max_ndcg_drop: float = 0.01  #: nDCG@10 that a set may lose against the version that the alias stands for
+
+
 class PublishConfig(Section):
+    gate: GateConfig = GateConfig()
     max_length_document: int = 256
     max_length_query: int = 64
     top_k_document: int = 256

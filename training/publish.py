@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,13 +26,15 @@ from sparse_encoder.artifact import (
 )
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import dequantise, pack, quantise
-from sparse_encoder.token_ids import write_token_ids
+from sparse_encoder.store import Store
+from sparse_encoder.token_ids import read_token_ids, write_token_ids
 from sparse_encoder.tokenizer import Tokenizer
 from training.calibrate import excess_bias
 from training.card import model_card
 from training.config import Config, RunError
 from training.data import TrainingData
 from training.encode import encode
+from training.gate import failures
 from training.query_side import query_tokens
 from training.student import CLOSED_BIAS
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
@@ -131,13 +135,35 @@ def read_origin(run: Path) -> dict[str, str]:
     return origin
 
 
-def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None = None) -> Path:
-    """Write the artifact into ``target_folder`` under its version id, and packed to ``pack_to``; returns its path.
+def publish(
+    config: Config,
+    run: Path,
+    store: Store,
+    *,
+    aliases: Sequence[str] = (),
+    by: str,
+    forced_because: str = "",
+    pack_to: Path | None = None,
+) -> str:
+    """Put the run's model into ``store``, point ``aliases`` at it, and pack it to ``pack_to``; returns its version.
 
-    Raises ``RunError`` if the run was not evaluated, or another export was.
+    ``forced_because``: a reason to publish although gates fail; it is kept in the aliases, with what failed.
+
+    Raises ``RunError`` if the run was not evaluated, or another export was, or a gate fails; then nothing is changed.
     """
     exported = run / "export"
     evaluation = _read_evaluation(run, exported)
+    current = store.aliases()
+    incumbents = {current[name].version for name in aliases if name in current}
+    figures = {version: store.manifest(version).evaluation for version in sorted(incumbents)}
+    failed = failures(evaluation, config.publish.gate, figures)
+    if failed and not forced_because:
+        raise RunError(
+            "not published, because of the gates in [publish.gate]:\n  "
+            + "\n  ".join(failed)
+            + "\ntrain better, change the gates, or publish with --force REASON"
+        )
+    note = f"forced because {forced_because}; failed: {'; '.join(failed)}" if failed else "every gate passed"
     origin = read_origin(run)
     if pack_to and pack_to.exists():
         raise RunError(f"{pack_to}: exists already; remove it or name another directory for --pack")
@@ -158,6 +184,10 @@ def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None
         text: vector.prune(top_k=10).to_words(tokenizer.vocabulary)
         for text, vector in zip(sample, encode(model, tokenizer, sample, max_length=64), strict=True)
     }
+    given_ids: dict[str, int] = {}
+    for incumbent in incumbents:
+        with TemporaryDirectory() as cache:
+            given_ids |= read_token_ids(store.fetch(incumbent, Path(cache)).path)
     weights = weights_hash(exported)
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
@@ -184,14 +214,14 @@ def publish(config: Config, run: Path, target_folder: Path, pack_to: Path | None
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         write_golden(directory / "golden.jsonl", golden)
         query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
-        write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, {})
+        write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, given_ids)
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
-    target_folder.mkdir(parents=True, exist_ok=True)
-    target = write_artifact(target_folder / version, fill, lambda _: description)
-    if pack_to:
-        pack(target, pack_to)
-    return target
+    with TemporaryDirectory(dir=run) as folder:
+        artifact = write_artifact(Path(folder) / version, fill, lambda _: description)
+        if pack_to:
+            pack(artifact, pack_to)
+        return store.publish(artifact, aliases=aliases, by=by, note=note)
 
 
 def weights_hash(exported: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,23 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_directory(
         load(artifact)
     assert "give a writable one with --cache-dir" in caplog.text
     assert not artifact.path.exists()
+
+
+def test_a_cache_that_is_filled_needs_nothing_that_can_be_written(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a read-only root, whose image holds the unpacked model."""
+    with open_artifact(None, tmp_path / "cache"):
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with open_artifact(None, tmp_path / "cache") as artifact:
+        load_checkpoint(artifact, openvino)
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CheckpointError, match="mount one, and give it with --cache-dir"),
+        open_artifact(None, tmp_path / "file" / "cache"),
+    ):
+        pass
 
 
 def test_a_damaged_cache_is_refused(embedded: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from app.checkpoints import load_checkpoint
 from app.main import openvino_encoder
 from sparse_encoder.artifact import Artifact, read_artifact
 from sparse_encoder.packed import unpack
+from sparse_encoder.store import Store
 from training.config import RunError
 from training.trainer import Progress, SparseModel, Watch
 from training.vocabulary import Roles
@@ -35,7 +36,11 @@ def training(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    for command, *extra in (["train"], ["evaluate"], ["publish", "--store", f"{run}/store", "--pack", f"{run}/packed"]):
+    for command, *extra in (
+        ["train"],
+        ["evaluate"],
+        ["publish", "--store", f"{run}/store", "--alias", "stable", "--pack", f"{run}/packed"],
+    ):
         done = training(command, RECIPE, "--run", str(run), *extra)
         assert done.returncode == 0, done.stderr[-3000:]
     return run
@@ -43,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def artifact(run: Path) -> Artifact:
-    (path,) = (run / "store").iterdir()
+    (path,) = (run / "store" / "versions").iterdir()
     return read_artifact(path)
 
 
@@ -134,6 +139,43 @@ def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -
     done = training("train", str(recipe), "--run", str(run))
     assert done.returncode == 1
     assert "the recipe's 'vocabulary' differs" in done.stderr
+
+
+def test_a_model_that_fails_a_gate_is_published_by_force_only(run: Path, tmp_path: Path) -> None:
+    """The incumbent has better figures than this run."""
+    other, store = tmp_path / "run", tmp_path / "store"
+    shutil.copytree(run, other, ignore=shutil.ignore_patterns("store", "packed", "checkpoint-*"))
+    shutil.copytree(run / "store", store)
+    report = json.loads((other / "evaluation.json").read_text(encoding="utf-8"))
+    (name, row), *_ = report["retrieval"].items()
+    row["sparse"]["nDCG@10"] -= 0.5
+    (other / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    text = (ROOT / RECIPE).read_text(encoding="utf-8").replace('name = "sample"', 'name = "other"')
+    recipe.write_text(text, encoding="utf-8")
+    command = [
+        "publish",
+        str(recipe),
+        "--run",
+        str(other),
+        "--store",
+        str(store),
+        "--data-root",
+        str(ROOT / "training/sample"),
+    ]
+    before = Store(str(store)).aliases()
+    done = training(*command, "--alias", "stable")
+    assert done.returncode == 1
+    assert f"{name}: nDCG@10 " in done.stderr
+    assert "it may lose 0.01" in done.stderr
+    assert Store(str(store)).aliases() == before
+    assert len(Store(str(store)).versions()) == 1
+    done = training(*command, "--alias", "stable", "--force", "the sample is small")
+    assert done.returncode == 0, done.stderr
+    alias = Store(str(store)).aliases()["stable"]
+    assert alias.version == done.stdout.split()[-1]
+    assert alias.note.startswith(f"forced because the sample is small; failed: {name}: nDCG@10")
+    assert "@" in alias.by
 
 
 def test_figures_of_other_weights_are_not_published(run: Path, tmp_path: Path) -> None:
