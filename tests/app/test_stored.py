@@ -458,8 +458,14 @@ async def test_another_vocabulary_is_served_if_that_is_allowed_and_its_answers_h
     async with running(store, allow_vocabulary_change=True) as service:
         (before,) = (await service.encode(**everything)).json()
         assert word in before
-        store.publish(copy(published["talkative"], tmp_path / "other", "other", rename), aliases=["stable"], by="test")
+        store.publish(copy(published["talkative"], tmp_path / "other", "other", rename), by="test")
+        service.encoders["talkative"][0].hold()
+        admitted = asyncio.create_task(service.encode(**everything))
+        await service.encoders["talkative"][0].entered()
+        store.set_alias("stable", "other", by="test")
         await service.serves("other")
+        service.encoders["talkative"][0].release()
+        assert (await admitted).json() == [before]  # with the words of its own version
         (after,) = (await service.encode(**everything)).json()
         assert after == {"새말" if key == word else key: weight for key, weight in before.items()}
 
