@@ -392,11 +392,13 @@ async def test_if_no_version_can_leave_the_answer_is_a_503_that_says_so(
 
 async def test_a_version_loads_on_after_the_request_for_it_timed_out(store: Store, published: dict[str, Path]) -> None:
     store.publish(published["v2"], by="test")
-    async with running(store, request_timeout_seconds=0.3) as service:
+    async with running(store, request_timeout_seconds=2) as service:
         service.hold_next = True
         response = await service.encode(version="v2")
         assert response.status_code == 503
-        assert "v2 was not loaded within 0.3 s" in response.json()["error"]["message"]
+        assert "v2 was not loaded within 2 s" in response.json()["error"]["message"]
+        while "v2" not in service.encoders:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         service.hold_next = False
         service.encoders["v2"][0].release()
         await service.until(lambda info: "v2" in info["resident"])
