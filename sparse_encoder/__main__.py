@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import getpass
-import socket
 import sys
 
 from sparse_encoder.artifact import ArtifactError
-from sparse_encoder.store import Store, StoreError
-
-
-def who() -> str:
-    """`user@host`, for the records of a store."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+from sparse_encoder.store import Store, StoreError, who
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +34,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(store: Store) -> None:
     aliases, pins, leases = store.aliases().values(), store.pins(), store.leases()
-    for version in store.versions():
+    versions = store.versions()
+    if not versions:
+        print(f"no versions in {store.url}", file=sys.stderr)  # noqa: T201
+    for version in versions:
         marks = [alias.name for alias in aliases if alias.version == version]
         marks += ["pinned"] * (version in pins)
         marks += [f"held by {service}" for service, held in leases.items() if version in held]
