@@ -29,7 +29,7 @@ from sparse_encoder.artifact import (
     new_directory,
     read_artifact,
 )
-from sparse_encoder.store_files import StoreError, exclusive, open_files
+from sparse_encoder.store_files import AlreadyThereError, StoreError, exclusive, open_files
 from sparse_encoder.store_records import Alias, parse_lease, to_json, who
 
 __all__ = ["Alias", "Store", "StoreError", "UnknownVersionError", "who"]
@@ -150,7 +150,7 @@ class Store:
             self._check_name(alias)
         version = manifest.version
         if not self._holds(manifest):
-            with suppress(FileExistsError):  # somebody else was faster; looked at below
+            with suppress(AlreadyThereError):  # somebody else was faster; looked at below
                 self._do(self._files.add_directory, artifact, f"versions/{version}", [*manifest.files, MANIFEST])
             if not self._holds(manifest):
                 raise StoreError(
@@ -260,7 +260,7 @@ class Store:
 
     def _download(self, version: str, manifest_text: str, target: Path) -> Artifact:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(target.with_name(f".{target.name}.lock")):  # once, however many processes want it
+        with exclusive(target.with_name(".lock")):  # once, however many processes want it
             if target.is_dir():
                 with suppress(ArtifactError):
                     return read_artifact(target)
@@ -379,7 +379,7 @@ class Store:
     def _do(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return operation(*args, **kwargs)
-        except (StoreError, ArtifactError, FileExistsError):
+        except (StoreError, ArtifactError):
             raise
         except Exception as error:  # clients of object stores raise exceptions of their own
             raise StoreError(

@@ -28,6 +28,10 @@ class StoreError(Exception):
     """The store cannot do what was asked. The message says why, and what to do."""
 
 
+class AlreadyThereError(StoreError):
+    """Something else is where a version was to be written."""
+
+
 class Files(Protocol):
     """Paths are relative to the store, with `/`. What is not there reads as None and lists as empty."""
 
@@ -55,7 +59,7 @@ class Files(Protocol):
     def add_directory(self, source: Path, path: str, file_names: list[str]) -> None:
         """Copies files of `source` to the directory `path`, the manifest last. No file there is ever overwritten.
 
-        :raises FileExistsError: if `path` has a manifest, or a file of other content.
+        :raises AlreadyThereError: if `path` has a manifest, or a file of other content.
         """
         ...
 
@@ -147,7 +151,7 @@ class LocalFiles:
                     shutil.copyfile(source / name, directory / name)
                 read_artifact(directory)
         except ArtifactExistsError as error:
-            raise FileExistsError(path) from error
+            raise AlreadyThereError(str(error)) from error
 
     def download(self, path: str, target: Path) -> None:
         shutil.copyfile(self._root / path, target)
@@ -260,7 +264,10 @@ class RemoteFiles:
     def add_directory(self, source: Path, path: str, file_names: list[str]) -> None:
         for name in sorted(set(file_names) - {MANIFEST}):
             self._add(source / name, self._at(f"{path}/{name}"))
-        self._create(source / MANIFEST, self._at(f"{path}/{MANIFEST}"))
+        try:
+            self._create(source / MANIFEST, self._at(f"{path}/{MANIFEST}"))
+        except FileExistsError as error:
+            raise AlreadyThereError(f"{path} has a manifest already") from error
         sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in self._entries(path)}
         if any(sizes.get(name) != (source / name).stat().st_size for name in file_names):
             self.remove_file(f"{path}/{MANIFEST}")
@@ -269,11 +276,11 @@ class RemoteFiles:
     def _add(self, source: Path, target: str) -> None:
         try:
             self._create(source, target)
-        except FileExistsError:
+        except FileExistsError as error:
             # Of a publisher that died, or of one that is at work with the same content. Another content must stay.
             with source.open("rb") as ours, self._filesystem.open(target, "rb") as theirs:
                 if hashlib.file_digest(ours, "sha256").digest() != hashlib.file_digest(theirs, "sha256").digest():
-                    raise
+                    raise AlreadyThereError(f"{target} has other content") from error
             self._filesystem.put_file(str(source), target)  # makes it young: a collector leaves the version alone
 
     def _create(self, source: Path, target: str) -> None:

@@ -142,6 +142,16 @@ class TrainConfig(Section):
     threads: int = 2
 
 
+class GateConfig(Section):
+    """What a checkpoint must show to be published; see ``training.gate``. A minimum of 0 asks for nothing."""
+
+    active_query: tuple[float, float] = (1.0, 256.0)  #: mean active words of the queries of every retrieval set
+    active_document: tuple[float, float] = (1.0, 1024.0)
+    min_source_preservation: float = Field(default=0.0, ge=0, le=1)  #: over the held-out terms
+    min_synonym_activation: float = Field(default=0.0, ge=0, le=1)
+    max_ndcg_loss: float = Field(default=0.01, ge=0)  #: nDCG@10 below the incumbent's, of any retrieval set
+
+
 class PublishConfig(Section):
     max_length_document: int = 256
     max_length_query: int = 64
@@ -151,6 +161,7 @@ class PublishConfig(Section):
     bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     max_expansion_rate: float = Field(default=0.0, ge=0, lt=1)  #: share of texts a rare word may be added to; 0 = any
     limits: str = "Not examined."  #: what the model card says the model cannot do
+    gate: GateConfig = GateConfig()
 
 
 class Config(Section):
