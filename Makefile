@@ -1,16 +1,25 @@
 # serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
+# opensearch: run a node to try it with
+# image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
+
+# demo-swap: train, publish and serve a new pair of words while a client asks
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 8080
+VERSION ?= 3.6.0
+OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve test check format
+.PHONY: serve opensearch test check format demo-swap image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
+
+opensearch: | $(VENV)/bin/python
+	exec $(VENV)/bin/python -m tools.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
 
 test: $(VENV)/.everything
 	$(VENV)/bin/python -m pytest
@@ -25,14 +34,23 @@ format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
+image-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/image_check.py
+
+k8s-check: $(VENV)/.everything
+	$(VENV)/bin/python scripts/k8s_check.py
+
+demo-swap: $(VENV)/.everything
+	PYTHONPATH=. $(VENV)/bin/python scripts/demo_swap.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are older than pyproject.toml or constraints.txt when an installation is due.
 $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) .
+	$(PIP_INSTALL) '.[opensearch]'
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[train,dev]'
+	$(PIP_INSTALL) '.[opensearch,s3,train,dev]'
 	touch $@ $(VENV)/.serving

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Coroutine, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import APIRouter, Request
@@ -14,12 +14,15 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
+from app.checkpoints import Checkpoint
 from app.engine import Encoded, Engine
-from app.errors import ClientGone, InvalidField, MalformedJson, ServiceError, TooLarge, Unavailable
+from app.errors import ClientGone, InvalidField, MalformedJson, ServiceError, TooLarge, Unavailable, UnknownVersion
 from app.lifecycle import Lifecycle
 from app.metrics import CONTENT_TYPE, Metrics
 from app.schemas import EXAMPLES, TEXTS_NAMES, EncodeRequest
-from app.wire import DottedTokens, Keys, token_id_keys, word_keys, write_vector
+from app.stored import Stored
+from app.versions import Resident, Versions
+from app.wire import Keys, write_vector
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
 
@@ -44,27 +47,38 @@ class Limits:
     request_timeout_seconds: float
     top_k_document: int
     top_k_query: int
-    dotted_tokens: DottedTokens
 
 
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the routes need; `main` puts it on `app.state.service`."""
 
-    def __init__(self, engine: Engine, limits: Limits, lifecycle: Lifecycle, metrics: Metrics) -> None:
-        vocabulary = engine.checkpoint.tokenizer.vocabulary
-        words = word_keys(vocabulary, limits.dotted_tokens)
-        self.engine = engine
-        self.limits = limits
-        self.lifecycle = lifecycle
-        self.metrics = metrics
-        self.keys: Mapping[str, Keys] = {
-            "word": words,
-            "lexical": words,
-            "token_id": token_id_keys(vocabulary, engine.checkpoint.token_ids),
-        }
+    engine: Engine
+    versions: Versions
+    stored: Stored | None  #: None for a service of one model from no store
+    limits: Limits
+    lifecycle: Lifecycle
+    metrics: Metrics
+    admin_key: str | None = field(repr=False)
+
+    async def find(self, name: str | None) -> Resident:
+        """The version that a request asks for, in memory; to be held at once.
+
+        :raises UnknownVersion: if there is no version or alias `name`.
+        :raises Unavailable: if it cannot be loaded, or not in time.
+        """
+        if name is None:
+            return self.versions.serving
+        if self.stored:
+            return await self.stored.pins.find(name)
+        if name != self.versions.serving.version:
+            raise UnknownVersion(
+                f"there is no version {name[:128]!r}: this service has no store, only {self.versions.serving.version}"
+            )
+        return self.versions.serving
 
 
-def _service(request: Request) -> Service:
+def get_service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -89,6 +103,7 @@ def _service(request: Request) -> Service:
             status: {"description": f'{text}: `{{"error": {{"type", "message", "param"}}}}`'}
             for status, text in {
                 400: "The body is not JSON",
+                404: "No such version or alias; names those that exist",
                 413: "Too many bytes or texts",
                 422: "A field is unknown or wrong",
                 429: "Too much in flight",
@@ -120,29 +135,36 @@ async def encode(request: Request) -> Response:
     The headers of the answer say which model version computed it (`X-Model-Version`), how many tokens were encoded
     (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
     """
-    service = _service(request)
+    service = get_service(request)
     asked = _parse(await _read_body(request, service.limits.max_body_bytes))
     limit = service.limits.max_texts_per_request
     if len(asked.texts) > limit:
         raise TooLarge(
             f"{len(asked.texts)} texts in one request, at most {limit} are taken: send them in parts", "texts"
         )
+    return await _unless_client_leaves(request, _answer(service, asked, _asked_version(request, asked)))
+
+
+async def _answer(service: Service, asked: EncodeRequest, version: str | None) -> Response:
+    """From admission to the bytes of the answer with one checkpoint, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
-    query_tokens = _query_tokens(asked, service.engine)
-    encoded = await _unless_client_leaves(request, service.engine.encode(asked.texts, input_type, query_tokens))
-    headers = {
-        "X-Model-Version": service.engine.checkpoint.manifest.version,
-        "X-Tokens": str(encoded.tokens),
-        "Server-Timing": ", ".join(
-            f"{stage};dur={seconds * 1000:.2f}"
-            for stage, seconds in (
-                ("tokenize", encoded.tokenize_seconds),
-                ("queue", encoded.queue_seconds),
-                ("encode", encoded.encode_seconds),
-            )
-        ),
-    }
-    return Response(await _write(service, asked, encoded), 200, headers, "application/json")
+    with service.versions.hold(await service.find(version)) as resident:
+        query_tokens = _query_tokens(asked, resident.checkpoint)
+        encoded = await service.engine.encode(resident.checkpoint, asked.texts, input_type, query_tokens)
+        headers = {
+            "X-Model-Version": resident.version,
+            "X-Tokens": str(encoded.tokens),
+            "Server-Timing": ", ".join(
+                f"{stage};dur={seconds * 1000:.2f}"
+                for stage, seconds in (
+                    ("tokenize", encoded.tokenize_seconds),
+                    ("queue", encoded.queue_seconds),
+                    ("encode", encoded.encode_seconds),
+                )
+            ),
+        }
+        keys = resident.checkpoint.keys[asked.sparse_embedding_format]
+        return Response(await _write(service.limits, asked, encoded, keys), 200, headers, "application/json")
 
 
 @router.get("/livez", summary="Does the process answer?")
@@ -153,20 +175,21 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be answered now?", responses={503: {"description": "No; says why."}})
 async def readyz(request: Request) -> dict[str, str]:
     """Not from SIGTERM on. If the last batch failed, a probe is encoded to find out."""
-    service = _service(request)
+    service = get_service(request)
     if service.lifecycle.draining:
         raise Unavailable("the service is stopping")
     try:
-        await service.engine.check()
+        with service.versions.hold(service.versions.serving) as resident:
+            await service.engine.check(resident.checkpoint)
+            return {"status": "ready", "version": resident.version}
     except ServiceError as error:
         raise Unavailable(f"the encoder does not answer: {error.message}") from error
-    return {"status": "ready", "version": service.engine.checkpoint.manifest.version}
 
 
-@router.get("/info", summary="Model, limits and device")
+@router.get("/info", summary="Model, versions, limits and device")
 async def info(request: Request) -> JSONResponse:
-    service = _service(request)
-    checkpoint = service.engine.checkpoint
+    service = get_service(request)
+    checkpoint = service.versions.serving.checkpoint
     manifest, tokens = checkpoint.manifest, checkpoint.query_tokens
     return JSONResponse(
         {
@@ -183,6 +206,7 @@ async def info(request: Request) -> JSONResponse:
                 "default_query_encoding": "inference_free" if tokens and tokens.default else "model",
                 "evaluation": dict(manifest.evaluation),
             },
+            "versions": {"serving": manifest.version, **(service.stored.describe() if service.stored else {})},
             "device": checkpoint.encoder.device,
             "limits": asdict(service.limits),
         }
@@ -191,7 +215,7 @@ async def info(request: Request) -> JSONResponse:
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
-    return Response(_service(request).metrics.render(), media_type=CONTENT_TYPE)
+    return Response(get_service(request).metrics.render(), media_type=CONTENT_TYPE)
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -220,7 +244,17 @@ def _parse(body: bytes) -> EncodeRequest:
         raise _invalid_field(error) from None  # the cause would carry texts into the log
 
 
-def _query_tokens(asked: EncodeRequest, engine: Engine) -> QueryTokens | None:
+def _asked_version(request: Request, asked: EncodeRequest) -> str | None:
+    """The version or alias that the body, the query string or a header names."""
+    given = {asked.version, request.query_params.get("version"), request.headers.get("x-model-version")} - {None}
+    if len(given) > 1:
+        raise InvalidField(
+            "the body, ?version= and X-Model-Version name different versions: give one, or the same", "version"
+        )
+    return given.pop() if given else None
+
+
+def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens | None:
     """The table to encode the texts with, or None for the encoder."""
     if asked.input_type != "query":
         if asked.query_encoding:
@@ -234,11 +268,10 @@ def _query_tokens(asked: EncodeRequest, engine: Engine) -> QueryTokens | None:
             "ask for fewer",
             "top_k",
         )
-    available = engine.checkpoint.query_tokens
+    available = checkpoint.query_tokens
     if asked.query_encoding == "inference_free" and available is None:
         raise InvalidField(
-            f"model {engine.checkpoint.manifest.version} has no query weights (query_tokens.json): "
-            'use "query_encoding": "model"',
+            f'model {checkpoint.version} has no query weights (query_tokens.json): use "query_encoding": "model"',
             "query_encoding",
         )
     wanted = asked.query_encoding == "inference_free" or (
@@ -287,10 +320,9 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
         leaving.cancel()
 
 
-async def _write(service: Service, asked: EncodeRequest, encoded: Encoded) -> bytes:
+async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, keys: Keys) -> bytes:
     is_query = asked.input_type == "query"
-    top_k = asked.top_k or (service.limits.top_k_query if is_query else service.limits.top_k_document)
-    keys = service.keys[asked.sparse_embedding_format]
+    top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
     max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
     parts: list[str] = []
     for index, vector in enumerate(encoded.vectors, start=1):

@@ -21,6 +21,10 @@ class Entry(Protocol):
     def is_query(self) -> bool: ...
 
     @property
+    def checkpoint(self) -> object:
+        """What encodes it; a batch has one."""
+
+    @property
     def abandoned(self) -> bool:
         """Nobody waits for the answer any more."""
 
@@ -31,8 +35,9 @@ E = TypeVar("E", bound=Entry)
 class BatchQueue(Generic[E]):
     """Two lanes, queries ahead of documents.
 
-    Every batch is led by the oldest text of its lane, so none starves, and is filled with those nearest to it in
-    length, so little of it is padding. A waiting document is passed over at most `QUERY_BATCHES_IN_A_ROW` times.
+    Every batch is led by the oldest text of its lane, so none starves, and is filled with those of its checkpoint that
+    are nearest to it in length, so little of it is padding. A waiting document is passed over at most
+    `QUERY_BATCHES_IN_A_ROW` times.
     """
 
     def __init__(self, max_batch_tokens: int) -> None:
@@ -71,10 +76,11 @@ class BatchQueue(Generic[E]):
         """A batch led by the first of `lane`, and what is left of it, in order."""
         if not lane:
             return [], []
-        lead = lane[0].tokens
+        lead, checkpoint = lane[0].tokens, lane[0].checkpoint
         chosen: set[int] = set()
         shortest = longest = lead
-        for index in sorted(range(min(len(lane), WINDOW)), key=lambda index: abs(lane[index].tokens - lead)):
+        together = [index for index, entry in enumerate(lane[:WINDOW]) if entry.checkpoint is checkpoint]
+        for index in sorted(together, key=lambda index: abs(lane[index].tokens - lead)):
             tokens = lane[index].tokens
             low, high = min(shortest, tokens), max(longest, tokens)
             # At most about half of a row is padding: beyond that a batch of its own is cheaper.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import numpy as np
 
 from app.encoders.base import Encoder, TokenBatch
+from app.wire import DottedTokens, Keys, keys_of_formats
 from sparse_encoder.artifact import (
     MANIFEST,
     TOKENIZER,
@@ -38,7 +39,7 @@ class CheckpointError(Exception):
     """The checkpoint must not be served. The message says why, and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """A model that is loaded and known to compute what its publisher computed."""
 
@@ -46,20 +47,38 @@ class Checkpoint:
     tokenizer: Tokenizer
     encoder: Encoder
     query_tokens: QueryTokens | None  #: for queries without the encoder, if the artifact has them
-    token_ids: Mapping[str, int]  #: token to id in `sparse_vector` fields; empty if the vocabulary's own ids serve
-    probe: str  #: a text whose vector is not empty, so that it reaches the encoder
+    keys: Mapping[str, Keys]  #: of the answers, by `sparse_embedding_format`
+    golden: tuple[GoldenVector, ...]
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def probe(self) -> str:
+        """A text whose vector is not empty, so that it reaches the encoder."""
+        return next(golden.text for golden in self.golden if golden.ids)
 
     def max_length(self, input_type: InputType) -> int:
         """In tokens, special ones included; what is beyond is cut off."""
         return self.manifest.max_length_query if input_type == "query" else self.manifest.max_length_document
 
+    def vector(self, text: str, input_type: InputType) -> SparseVector:
+        """The vector of one text, in the calling thread, past the queue of the service."""
+        (tokenised,) = self.tokenizer.encode_batch([text], self.max_length(input_type))
+        if not tokenised.content_tokens:
+            return SparseVector.from_pairs([], [])
+        return self.encoder.encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
 
-def load_checkpoint(artifact: Artifact, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
-    """`artifact` loaded, warm, and checked against its golden vectors.
+
+def load_checkpoint(
+    artifact: Artifact, build_encoder: Callable[[Artifact], Encoder], dotted_tokens: DottedTokens = "drop"
+) -> Checkpoint:
+    """`artifact` in memory, not yet known to compute what it should: see `check_golden`.
 
     :raises EncoderError: if the encoder cannot run it.
     :raises ArtifactError: if a table beside its weights is wrong.
-    :raises CheckpointError: if it does not reproduce its golden vectors.
+    :raises CheckpointError: if its tokenizer is wrong, or it has no golden vector to check.
     """
     try:
         tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
@@ -70,21 +89,34 @@ def load_checkpoint(artifact: Artifact, build_encoder: Callable[[Artifact], Enco
             f"tokenizer.json has {len(tokenizer.vocabulary)} tokens, the manifest says "
             f"{artifact.manifest.vocabulary_size}: publish the model again"
         )
-    vectors = list(artifact.golden())
-    probe = next((golden.text for golden in vectors if golden.ids), None)
-    if probe is None:
+    golden = tuple(artifact.golden())
+    if not any(vector.ids for vector in golden):
         raise CheckpointError(f"every golden vector of {artifact.manifest.version} is empty: publish the model again")
-    checkpoint = Checkpoint(
+    return Checkpoint(
         manifest=artifact.manifest,
         tokenizer=tokenizer,
         encoder=build_encoder(artifact),
         query_tokens=QueryTokens.read(artifact.path, len(tokenizer.vocabulary)),
-        token_ids=read_token_ids(artifact.path),
-        probe=probe,
+        keys=keys_of_formats(tokenizer.vocabulary, read_token_ids(artifact.path), dotted_tokens),
+        golden=golden,
     )
-    for line, golden in enumerate(vectors, start=1):
+
+
+def check_golden(checkpoint: Checkpoint) -> None:
+    """Encodes every golden text, which also warms the encoder.
+
+    :raises CheckpointError: if a vector differs from what the publisher's code computed.
+    """
+    for line, golden in enumerate(checkpoint.golden, start=1):
         _check_golden(checkpoint, golden, line)
-    return checkpoint
+
+
+def default_cache_dir() -> Path:
+    """In the user's home, or for a user without one where temporary files go."""
+    try:
+        return Path.home() / ".cache" / "sparse-encoder"
+    except RuntimeError:
+        return Path(gettempdir()) / "sparse-encoder"
 
 
 @contextmanager
@@ -104,26 +136,36 @@ def open_artifact(model: Path | None, cache_dir: Path | None) -> Iterator[Artifa
         raise CheckpointError("this installation carries no model: give one with --model DIRECTORY")
     # Two builds of one version differ in their manifests, so neither finds the other's files.
     name = f"{read_manifest(EMBEDDED).version}-{file_record(EMBEDDED / MANIFEST).sha256[:12]}"
-    with TemporaryDirectory(prefix="sparse-encoder-") as temporary:
+    with ExitStack() as stack:
         try:
-            artifact = unpack(EMBEDDED, (cache_dir or Path.home() / ".cache" / "sparse-encoder") / name)
-        except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+            artifact = unpack(EMBEDDED, (cache_dir or default_cache_dir()) / name)
+        except OSError as error:
             log.warning(
                 "the embedded model goes to a temporary directory at every start, because the cache directory cannot "
                 "be written (%s): give a writable one with --cache-dir",
                 error,
             )
-            artifact = unpack(EMBEDDED, Path(temporary) / name)
+            artifact = unpack(EMBEDDED, stack.enter_context(_temporary_directory()) / name)
         yield artifact
 
 
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    try:
+        made = TemporaryDirectory(prefix="sparse-encoder-")
+    except OSError as error:
+        raise CheckpointError(
+            f"no directory can be written to unpack the embedded model in ({error}): mount one, and give it with "
+            "--cache-dir"
+        ) from error
+    with made as path:
+        yield Path(path)
+
+
 def _check_golden(checkpoint: Checkpoint, golden: GoldenVector, line: int) -> None:
-    tokenizer = checkpoint.tokenizer
-    (text,) = tokenizer.encode_batch([golden.text], checkpoint.max_length(golden.input_type))
-    vector = SparseVector.from_pairs([], [])
-    if text.content_tokens:
-        (vector,) = checkpoint.encoder.encode(TokenBatch.pad([text.ids], tokenizer.pad_id))
-    difference = np.zeros(len(tokenizer.vocabulary), np.float32)
+    vocabulary = checkpoint.tokenizer.vocabulary
+    vector = checkpoint.vector(golden.text, golden.input_type)
+    difference = np.zeros(len(vocabulary), np.float32)
     difference[vector.ids] = vector.weights
     difference[list(golden.ids)] -= np.array(golden.weights, np.float32)
     worst = int(np.abs(difference).argmax())
@@ -131,6 +173,6 @@ def _check_golden(checkpoint: Checkpoint, golden: GoldenVector, line: int) -> No
     if not abs(difference[worst]) <= tolerance:
         raise CheckpointError(
             f"{checkpoint.manifest.version} does not reproduce line {line} of its golden.jsonl: the weight of "
-            f"{tokenizer.vocabulary[worst]!r} is {difference[worst]:+.2g} off, the tolerance is {tolerance:.2g}. "
+            f"{vocabulary[worst]!r} is {difference[worst]:+.2g} off, the tolerance is {tolerance:.2g}. "
             "Its tokenizer, its weights or this software are not those it was published with: publish it again"
         )

@@ -2,7 +2,7 @@
 
 Requests run on the event loop; the encoder runs in a thread of its own, which takes the next batch from the queue by
 itself the moment it is free. So it never waits for a busy event loop, and a query that arrives while a batch runs is in
-the very next one.
+the very next one. Each request brings its checkpoint; a batch never has two.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Encoded:
 class _Job:
     """The texts of one request that wait for the encoder. Only the event loop changes it."""
 
+    checkpoint: Checkpoint
     done: asyncio.Future[None]
     vectors: list[SparseVector]
     missing: int  #: texts without a vector yet
@@ -67,6 +68,10 @@ class _Entry:
         return len(self.ids)
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        return self.job.checkpoint
+
+    @property
     def abandoned(self) -> bool:
         return self.job.abandoned
 
@@ -75,21 +80,8 @@ class Engine:
     """`start`, then `encode` from any number of tasks of one event loop, then `stop`."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        metrics: Metrics,
-        *,
-        max_batch_tokens: int,
-        max_texts_in_flight: int,
-        request_timeout_seconds: float,
+        self, metrics: Metrics, *, max_batch_tokens: int, max_texts_in_flight: int, request_timeout_seconds: float
     ) -> None:
-        """:raises ValueError: if the longest text of the checkpoint could never fit a batch."""
-        longest = max(checkpoint.max_length("document"), checkpoint.max_length("query"))
-        if longest > max_batch_tokens:
-            raise ValueError(
-                f"max_batch_tokens is {max_batch_tokens}, but a text of this model can have {longest}: raise it"
-            )
-        self.checkpoint = checkpoint
         self.texts_in_flight = 0
         self._metrics = metrics
         self._max_texts_in_flight = max_texts_in_flight
@@ -97,7 +89,7 @@ class Engine:
         self._queue: BatchQueue[_Entry] = BatchQueue(max_batch_tokens)
         self._queue_changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
-        self._last_batch_failed = False
+        self._failing: set[str] = set()  # versions whose last batch failed
 
     def start(self) -> None:
         """Starts the threads; must run on the event loop that will call `encode`."""
@@ -114,18 +106,22 @@ class Engine:
         await asyncio.to_thread(self._worker.join)
         self._tokenisers.shutdown(wait=False, cancel_futures=True)
 
-    async def check(self) -> None:
-        """Returns if a request would be answered: the last batch was, or a probe is now.
+    async def check(self, checkpoint: Checkpoint) -> None:
+        """Returns if a request to `checkpoint` would be answered: its last batch was, or a probe is now.
 
         :raises ServiceError: if not.
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
-        if self._last_batch_failed:
-            await self.encode([self.checkpoint.probe], "query")
+        if checkpoint.version in self._failing:
+            await self.encode(checkpoint, [checkpoint.probe], "query")
 
     async def encode(
-        self, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None = None
+        self,
+        checkpoint: Checkpoint,
+        texts: Sequence[str],
+        input_type: InputType,
+        query_tokens: QueryTokens | None = None,
     ) -> Encoded:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
@@ -143,7 +139,7 @@ class Engine:
                 f"{self._max_texts_in_flight}: try again later"
             )
         self.texts_in_flight += len(texts)
-        job = _Job(self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        job = _Job(checkpoint, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         try:
             async with asyncio.timeout(self._request_timeout_seconds):
                 return await self._run(job, texts, input_type, query_tokens)
@@ -160,8 +156,9 @@ class Engine:
         self, job: _Job, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None
     ) -> Encoded:
         started = time.perf_counter()
+        checkpoint = job.checkpoint
         tokenised = await self._loop.run_in_executor(
-            self._tokenisers, self.checkpoint.tokenizer.encode_batch, texts, self.checkpoint.max_length(input_type)
+            self._tokenisers, checkpoint.tokenizer.encode_batch, texts, checkpoint.max_length(input_type)
         )
         queued = time.perf_counter()
         entries = [
@@ -198,18 +195,27 @@ class Engine:
 
     def _encode_batches(self) -> None:
         """The encoder's thread: runs until `stop`, whatever happens to a batch."""
-        while batch := self._next_batch():
-            started = time.perf_counter()
-            vectors: list[SparseVector] | None = None
-            try:
-                tokens = TokenBatch.pad([entry.ids for entry in batch], self.checkpoint.tokenizer.pad_id)
-                vectors = self.checkpoint.encoder.encode(tokens)
-                if len(vectors) != len(batch):
-                    raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
-            except Exception:
-                log.exception("a batch of %d texts failed", len(batch))
-                vectors = None
-            self._loop.call_soon_threadsafe(self._deliver, batch, vectors, time.perf_counter() - started)
+        while self._encode_batch():
+            pass
+
+    def _encode_batch(self) -> bool:
+        """False if there is nothing more to do. A function of its own: while it waits, it refers to no checkpoint."""
+        batch = self._next_batch()
+        if not batch:
+            return False
+        started = time.perf_counter()
+        checkpoint = batch[0].checkpoint
+        vectors: list[SparseVector] | None = None
+        try:
+            tokens = TokenBatch.pad([entry.ids for entry in batch], checkpoint.tokenizer.pad_id)
+            vectors = checkpoint.encoder.encode(tokens)
+            if len(vectors) != len(batch):
+                raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
+        except Exception:
+            log.exception("a batch of %d texts failed", len(batch), extra={"fields": {"version": checkpoint.version}})
+            vectors = None
+        self._loop.call_soon_threadsafe(self._deliver, batch, vectors, time.perf_counter() - started)
+        return True
 
     def _next_batch(self) -> list[_Entry]:
         """Waits for texts; empty only when `stop` was called and none are left."""
@@ -220,7 +226,11 @@ class Engine:
 
     def _deliver(self, batch: list[_Entry], vectors: list[SparseVector] | None, seconds: float) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
-        self._last_batch_failed = vectors is None
+        version = batch[0].checkpoint.version
+        if vectors is None:
+            self._failing.add(version)
+        else:
+            self._failing.discard(version)
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.padding_tokens.inc(
             len(batch) * max(entry.tokens for entry in batch) - sum(entry.tokens for entry in batch)

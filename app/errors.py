@@ -2,6 +2,10 @@
 
 ServiceError
 ├── MalformedJson 400
+├── Unauthorized 401
+├── Forbidden 403
+├── UnknownVersion 404
+├── Conflict 409
 ├── TooLarge 413
 ├── InvalidField 422
 ├── Overloaded 429
@@ -19,6 +23,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
@@ -44,6 +49,38 @@ class MalformedJson(ServiceError):
 
     status = 400
     type = "malformed_json"
+
+
+class Unauthorized(ServiceError):
+    """The admin key is missing or wrong."""
+
+    status = 401
+    type = "unauthorized"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ServiceError):
+    """Nobody may do this here."""
+
+    status = 403
+    type = "forbidden"
+
+
+class UnknownVersion(ServiceError):
+    """No version or alias has this name."""
+
+    status = 404
+    type = "unknown_version"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "version")
+
+
+class Conflict(ServiceError):
+    """An admin request that was understood and not fulfilled, such as serving a version that fails its checks."""
+
+    status = 409
+    type = "refused"
 
 
 class TooLarge(ServiceError):
@@ -109,6 +146,14 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> Response:
         return error_response(error.status, error.type, error.message, error.param, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_admin_body(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return error_response(400, MalformedJson.type, "the body is not JSON")
+        field = ".".join(str(part) for part in first["loc"][1:]) or None
+        return error_response(422, InvalidField.type, f"{field or 'body'}: {first['msg']}", field)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -9,18 +9,23 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app.api import Limits, Service, router
-from app.checkpoints import Checkpoint, CheckpointError, load_checkpoint, open_artifact
+from app import admin, api
+from app.api import Limits, Service
+from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint, open_artifact
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.engine import Engine
 from app.errors import install_error_handlers
+from app.gates import Rules, check_lengths
 from app.lifecycle import Lifecycle
 from app.logs import configure_logging
 from app.metrics import Metrics
 from app.middleware import RequestMiddleware
 from app.settings import Settings
+from app.stored import Source, Stored
+from app.versions import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
+from sparse_encoder.store import StoreError
 
 log = logging.getLogger(__name__)
 
@@ -38,31 +43,38 @@ def create_app(
     configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
 
-    def load() -> Checkpoint:
-        with open_artifact(settings.model, settings.cache_dir) as artifact:
-            return load_checkpoint(artifact, lambda artifact: build_encoder(artifact, settings.encoder_threads))
+    def build(artifact: Artifact) -> Encoder:
+        return build_encoder(artifact, settings.encoder_threads)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        versions = Versions(metrics, settings.max_resident_versions)
+        stored = None
         try:
-            checkpoint = await asyncio.to_thread(load)
-            engine = Engine(
-                checkpoint,
-                metrics,
-                max_batch_tokens=settings.max_batch_tokens,
-                max_texts_in_flight=settings.max_texts_in_flight,
-                request_timeout_seconds=settings.request_timeout_seconds,
-            )
-        except (ArtifactError, CheckpointError, EncoderError, ValueError) as error:
+            if settings.store:
+                stored = Stored(_source(settings, settings.store), build, versions, metrics)
+                await stored.start()
+            else:
+                versions.serve(await asyncio.to_thread(_load_model, settings, build))
+        except (ArtifactError, CheckpointError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
-        metrics.watch(version=checkpoint.manifest.version, texts_in_flight=lambda: engine.texts_in_flight)
+        engine = Engine(
+            metrics,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_texts_in_flight=settings.max_texts_in_flight,
+            request_timeout_seconds=settings.request_timeout_seconds,
+        )
+        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight)
         limits = Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
-        app.state.service = Service(engine, limits, lifecycle, metrics)
+        key = settings.admin_key.get_secret_value() if settings.admin_key else None
+        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key)
         engine.start()
-        log.info("ready", extra={"fields": {"version": checkpoint.manifest.version}})
+        log.info("ready", extra={"fields": {"version": versions.serving.version}})
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
             yield
+        if stored:
+            await stored.stop()
         await engine.stop()
 
     app = FastAPI(
@@ -73,6 +85,31 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
-    app.include_router(router)
+    app.include_router(api.router)
+    app.include_router(admin.router)
     install_error_handlers(app)
     return app
+
+
+def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
+    with open_artifact(settings.model, settings.cache_dir) as artifact:
+        check_lengths(artifact.manifest, _rules(settings))
+        checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
+        check_golden(checkpoint)
+        return checkpoint
+
+
+def _source(settings: Settings, url: str) -> Source:
+    return Source(
+        url=url,
+        alias=settings.alias,
+        poll_seconds=settings.poll_seconds,
+        cache_dir=(settings.cache_dir or default_cache_dir()).absolute(),
+        request_timeout_seconds=settings.request_timeout_seconds,
+        dotted_tokens=settings.dotted_tokens,
+        rules=_rules(settings),
+    )
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(**{name: getattr(settings, name) for name in Rules.__dataclass_fields__})

@@ -28,12 +28,17 @@ class Metrics:
         self.failed_batches = self._counter("failed_batches", "Batches on which the encoder failed.")
         self.stage_seconds = self._histogram("stage_seconds", "Seconds of a request in each stage.", _SECONDS, "stage")
         self.batch_texts = self._histogram("batch_texts", "Texts of one encoder run.", _TEXTS)
+        self.swaps = self._counter("swaps", "Attempts to serve another version: served, or why not.", "result")
+        self.swap_stage_seconds = self._histogram(
+            "swap_stage_seconds", "Seconds of loading a version in each stage.", _SECONDS, "stage"
+        )
+        self.failed_polls = self._counter("store_failed_polls", "Polls that did not reach the store.")
+        self.resident = self._gauge("resident", "1 for each version in memory.", "version")
+        self.model = self._gauge("model", "1 for the version that is served.", "version")
         self._texts_in_flight = self._gauge("texts_in_flight", "Texts accepted and not yet answered.")
-        self._model = self._gauge("model", "1 for the version that is served.", "version")
 
-    def watch(self, *, version: str, texts_in_flight: Callable[[], int]) -> None:
-        """Exposes the version served, and calls `texts_in_flight` for each rendering."""
-        self._model.labels(version).set(1)
+    def watch(self, *, texts_in_flight: Callable[[], int]) -> None:
+        """Calls `texts_in_flight` for each rendering."""
         self._texts_in_flight.set_function(texts_in_flight)
 
     def render(self) -> bytes:

@@ -56,6 +56,11 @@ class EncodeRequest(BaseModel):
     top_k: int | None = Field(
         None, ge=1, strict=True, description="Keep this many of the heaviest tokens of each text."
     )
+    version: str | None = Field(
+        None,
+        max_length=128,
+        description="Model version or alias; without it, the one served. May also be ?version= or X-Model-Version.",
+    )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 
     @model_validator(mode="before")

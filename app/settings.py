@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -28,7 +28,33 @@ class Settings(BaseSettings):
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Directory where the embedded model is unpacked once; without it, the user's cache directory.",
+        description="Directory for what is unpacked or downloaded; without it, the user's cache directory.",
+    )
+    store: str | None = Field(
+        default=None, description="Directory or fsspec URL of published versions, instead of --model; watched."
+    )
+    alias: str = Field(default="stable", description="Alias of the store that is served, whatever it comes to mean.")
+    poll_seconds: float = Field(default=10.0, gt=0, description="Seconds between two looks at the store.")
+    max_resident_versions: int = Field(
+        default=2, ge=1, description="Versions in memory, for requests that name one; one more while it is loaded."
+    )
+    allow_vocabulary_change: bool = Field(
+        default=False, description="Serve a version with another tokenizer, which finds nothing in existing indexes."
+    )
+    canary_min_active_tokens: float = Field(
+        default=2.0, ge=0, description="Tokens of a golden vector on average; a version with fewer is refused."
+    )
+    canary_max_active_tokens: float = Field(
+        default=2000.0, gt=0, description="Tokens of a golden vector on average; a version with more is refused."
+    )
+    canary_min_overlap: float = Field(
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of ten heaviest words that a new version has in common with the one served, at least.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None, description="Key of the /admin routes, sent as a bearer token; without one they are closed."
     )
     host: str = Field(
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reachable from other machines."
@@ -77,4 +103,6 @@ class Settings(BaseSettings):
                 f"max_texts_per_request {self.max_texts_per_request} exceeds max_texts_in_flight "
                 f"{self.max_texts_in_flight}, so the largest request could never be accepted: raise the latter"
             )
+        if self.model and self.store:
+            raise ValueError("model and store both say what to serve: give one of them")
         return self

@@ -45,6 +45,14 @@ def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Ke
     return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
 
 
+def keys_of_formats(
+    vocabulary: Sequence[str], token_ids: Mapping[str, int], dotted: DottedTokens
+) -> Mapping[str, Keys]:
+    """By the name that a request gives the format: see `word_keys` and `token_id_keys`."""
+    words = word_keys(vocabulary, dotted)
+    return {"word": words, "lexical": words, "token_id": token_id_keys(vocabulary, token_ids)}
+
+
 def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
     """`{"token":weight,...}` in the order of `vector`, weights at most `max_weight`, with 5 significant digits."""
     pairs = zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 WEB = {"fastapi", "starlette", "uvicorn"}
+EDGE = {"app.admin", "app.api", "app.main", "app.middleware"}
+FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
     "sparse_encoder/tokenizer.py": {"sparse_encoder", *TORCH},
@@ -20,16 +22,42 @@ FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder/packed.py": TORCH,
     "training": {"app", *WEB},
     "app": {"training", "sparse_encoder.model", *TORCH},
-    # Inside app imports go down only: main, then api and middleware, engine, checkpoints, encoders, and these leaves.
-    **{f"app/{leaf}.py": {"app"} for leaf in ("errors", "lifecycle", "logs", "metrics", "schemas", "settings", "wire")},
+    # Inside app imports go down only: main, then admin, api and middleware, stored (pins, swap, loading, watcher,
+    # gates), engine and versions, checkpoints, encoders, and these leaves.
+    **{
+        f"app/{leaf}.py": {"app"}
+        for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
+    },
+    # The command line for OpenSearch talks to the service over HTTP, like anybody.
+    "app/opensearch": {
+        *(*EDGE, *FROM_A_STORE, "app.batching", "app.encoders.openvino_encoder", "app.engine", "app.lifecycle"),
+        *("app.metrics", "app.settings", "app.versions", "app.wire"),
+    },
+    "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
     "app/batching.py": {"app", "asyncio", "threading", "time"},
-    "app/encoders": {"app.api", "app.checkpoints", "app.engine", "app.main", "app.middleware"},
-    "app/checkpoints.py": {"app.api", "app.engine", "app.main", "app.middleware"},
-    "app/engine.py": {"app.api", "app.main", "app.middleware", "app.schemas"},
-    "app/middleware.py": {"app.api", "app.engine", "app.main"},
-    "app/api.py": {"app.batching", "app.checkpoints", "app.encoders", "app.main", "app.middleware"},
+    "app/encoders": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
+    "app/checkpoints.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
+    "app/versions.py": {*EDGE, *FROM_A_STORE, "app.engine"},
+    "app/engine.py": {*EDGE, *FROM_A_STORE, "app.versions", "app.schemas"},
+    # Serving from a store: gates and the watcher know nothing of each other or of who uses them.
+    "app/gates.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions", "sparse_encoder.store"},
+    "app/watcher.py": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
+    "app/loading.py": {*EDGE, "app.engine", "app.pins", "app.stored", "app.swap", "app.watcher"},
+    "app/swap.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.pins", "app.stored"},
+    "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
+    "app/stored.py": {*EDGE, "app.engine"},
+    "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
+    "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
+    "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
 }
-MODULES_OF_THE_WEB = {"app/__main__.py", "app/main.py", "app/api.py", "app/errors.py", "app/middleware.py"}
+MODULES_OF_THE_WEB = {
+    "app/__main__.py",
+    "app/main.py",
+    "app/admin.py",
+    "app/api.py",
+    "app/errors.py",
+    "app/middleware.py",
+}
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
 MOST_LINES = 400
 

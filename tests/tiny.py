@@ -124,8 +124,11 @@ def build_query_tokens(vocabulary: tuple[str, ...]) -> QueryTokens:
     return QueryTokens(False, np.array(emitted_as, np.int32), weights)
 
 
-def build_model(tokenizer: Tokenizer) -> BertForMaskedLM:
-    """Random weights whose matrices are exactly int8 x scale, as in a published model."""
+def build_model(tokenizer: Tokenizer, seed: int = 20, bias_shift: float = 0.0) -> BertForMaskedLM:
+    """Random weights whose matrices are exactly int8 x scale, as in a published model.
+
+    Another `bias_shift` changes every weight of a vector and hardly the order; another `seed` is another model.
+    """
     config = BertConfig(
         vocab_size=len(tokenizer.vocabulary),
         hidden_size=64,
@@ -137,7 +140,7 @@ def build_model(tokenizer: Tokenizer) -> BertForMaskedLM:
         tie_word_embeddings=False,
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(20)
+        torch.manual_seed(seed)
         model = BertForMaskedLM(config)
         model.eval()
         head = model.cls.predictions
@@ -149,7 +152,7 @@ def build_model(tokenizer: Tokenizer) -> BertForMaskedLM:
         highest = torch.stack([highest_logits(model, tokenizer, text, "document") for text in SENTENCES])
         threshold = highest.flatten().sort(descending=True).values[ACTIVE_TOKENS * len(SENTENCES)]
         for bias in (head.bias, head.decoder.bias):  # the second is used; transformers stores both
-            bias.fill_(-threshold)
+            bias.fill_(bias_shift - threshold)
             bias[never] = CLOSED
     return model
 
@@ -167,11 +170,11 @@ def reference_vector(model: BertForMaskedLM, tokenizer: Tokenizer, text: str, in
     return SparseVector.from_dense(highest_logits(model, tokenizer, text, input_type).relu().log1p().numpy())
 
 
-def publish(target: Path, version: str = "tiny-v1") -> Path:
-    """Writes the tiny artifact at `target`."""
+def publish(target: Path, version: str = "tiny-v1", *, seed: int = 20, bias_shift: float = 0.0) -> Path:
+    """Writes the tiny artifact at `target`; see `build_model`."""
     backend = build_tokenizer()
     tokenizer = Tokenizer(backend)
-    model = build_model(tokenizer)
+    model = build_model(tokenizer, seed, bias_shift)
 
     def fill(directory: Path) -> None:
         model.save_pretrained(directory)

@@ -18,7 +18,7 @@ def failed_gates(gate: GateConfig, evaluation: Evaluation, incumbents: Mapping[s
     """
     failed = [*_active_words(gate, evaluation), *_terms(gate, evaluation)]
     for version, incumbent in incumbents.items():
-        failed += _ndcg(gate.max_ndcg_loss, evaluation, version, incumbent)
+        failed += _ndcg(gate.max_ndcg_drop, evaluation, version, incumbent)
     return failed
 
 
@@ -35,8 +35,8 @@ def _active_words(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
 
 def _terms(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
     minima = {
-        "source_preservation": gate.min_source_preservation,
-        "synonym_activation": gate.min_synonym_activation,
+        "source_preservation": gate.source_preservation,
+        "synonym_activation": gate.synonym_activation,
     }
     for name, minimum in minima.items():
         share = (evaluation.get("terms") or {}).get(name)

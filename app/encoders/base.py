@@ -39,7 +39,7 @@ class TokenBatch:
 
 
 class Encoder(Protocol):
-    """Called by one thread at a time."""
+    """Any thread may call it; calls run one after the other."""
 
     @property
     def device(self) -> str:

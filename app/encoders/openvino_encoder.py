@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from app.encoders.base import EncoderError, TokenBatch
 from app.encoders.bert_graph import BertConfig, build_graph
@@ -43,14 +44,16 @@ class OpenVINOEncoder:
             properties["INFERENCE_NUM_THREADS"] = threads
         graph = build_graph(config, weights, self._emitted_ids)
         self._request = ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
+        self._lock = threading.Lock()
 
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """See `Encoder.encode`.
 
         :raises ValueError: if the model computes NaN or infinity.
         """
-        outputs = self._request.infer([batch.ids, batch.lengths], share_inputs=True, share_outputs=True)
-        return [self._sparse(row) for row in outputs[0]]
+        with self._lock:  # the outputs are the request's own memory
+            outputs = self._request.infer([batch.ids, batch.lengths], share_inputs=True, share_outputs=True)
+            return [self._sparse(row) for row in outputs[0]]
 
     def _sparse(self, row: NDArray[np.float32]) -> SparseVector:
         """`row`: [number of emitted ids]. Ids ascend with the columns, so the order of the vector stays right."""
@@ -61,12 +64,18 @@ class OpenVINOEncoder:
 def _read_weights(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
     weights: dict[str, NDArray[np.float32]] = {}
     for file in sorted(checkpoint.glob("*.safetensors")):
-        weights |= load_file(file)
+        with safe_open(file, framework="numpy") as tensors:
+            # One by one: no other thread runs during a read, and a running service must answer meanwhile.
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                weights[name] = tensors.get_tensor(name)
     wrong = sorted(name for name, tensor in weights.items() if tensor.dtype != np.float32)
     if wrong:
         raise EncoderError(
             f"{wrong[0]} is {weights[wrong[0]].dtype}, expected float32: publish the checkpoint in float32"
         )
+    broken = sorted(name for name, tensor in weights.items() if not np.isfinite(tensor).all())
+    if broken:  # which the graph would turn into empty vectors
+        raise EncoderError(f"{broken[0]} holds NaN or infinity: the training that made it diverged; publish another")
     if "bert.embeddings.word_embeddings.weight" not in weights:
         raise EncoderError(f"{checkpoint} has no BERT weights in *.safetensors: give the path of a complete checkpoint")
     return weights

@@ -1,1 +1,1 @@
-"""Setting up OpenSearch to use the service, and checking that it does."""
+"""OpenSearch as the client of the service: `python -m app.opensearch` sets a cluster up, checks it and undoes it."""

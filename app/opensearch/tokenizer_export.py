@@ -1,8 +1,9 @@
 """The query side of a model as OpenSearch's `SPARSE_TOKENIZE` model: queries are then encoded inside the cluster.
 
-OpenSearch tokenises a query with `tokenizer.json`, names each token by decoding its id alone, drops what decodes to
-nothing, and looks the name up in `idf.json`. So the exported tokenizer has a decoder of its own: it turns every token
-into the one it is emitted as, and a token that is never emitted into nothing.
+OpenSearch tokenises a query with `tokenizer.json`, takes each id once, names it by decoding it alone, drops what
+decodes to nothing, and looks the name up in `idf.json`; for a `sparse_vector` field the id itself is the key. Two ids
+of one name are an error before 3.3, and two keys after it. So the exported vocabulary gives every token the id that it
+is emitted under, and a token that is never emitted that of [UNK], which decodes to nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from tokenizers import Regex, Tokenizer
-from tokenizers.decoders import Replace
-from tokenizers.normalizers import NFC, Sequence
+from tokenizers.decoders import Decoder, Replace
+from tokenizers.normalizers import NFC, Normalizer, Sequence
 
 from sparse_encoder.artifact import TOKENIZER, ArtifactError, read_artifact
 from sparse_encoder.query_tokens import NEVER, QUERY_TOKENS, QueryTokens
+from sparse_encoder.token_ids import read_token_ids
 
 PREFIX = "##"
 IDF = "idf.json"  #: the name is fixed by OpenSearch
+ABOVE_ALL_TOKEN_IDS = 1 << 24
 
 
 def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
@@ -45,13 +49,19 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
             "service instead, or publish the model again"
         )
     vocabulary = [str(tokenizer.id_to_token(token_id)) for token_id in range(tokenizer.get_vocab_size())]
+    token_ids = read_token_ids(artifact_dir) or {token: token_id for token_id, token in enumerate(vocabulary)}
+    document = json.loads(tokenizer.to_str())
+    ids = document["model"]["vocab"]
+    for special in document["added_tokens"]:
+        special["id"] = ids[special["content"]] = ids[special["content"]] + ABOVE_ALL_TOKEN_IDS
     weights: dict[str, float] = {}
-    dropped: list[str] = []
     kept_whole: list[str] = []
     for token, target_id in zip(vocabulary, tokens.emitted_as.tolist(), strict=True):
         emitted = vocabulary[target_id]
+        if ids[token] >= ABOVE_ALL_TOKEN_IDS:
+            continue
         if target_id == NEVER or "." in emitted or not emitted.strip():
-            dropped.append(token)
+            ids[token] = ids[document["model"]["unk_token"]]
             continue
         if emitted == token and token.startswith(PREFIX):
             kept_whole.append(token.removeprefix(PREFIX))
@@ -60,14 +70,22 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
                 f"{artifact.manifest.version} emits {token!r} as {emitted!r}, which OpenSearch's SPARSE_TOKENIZE "
                 "cannot do: encode its queries by the service instead"
             )
+        ids[token] = token_ids[emitted]
         weights[emitted] = float(f"{tokens.weights[target_id]:.5g}")
-    tokenizer.decoder = Replace(Regex(f"^(?:{_any(dropped)})$|^{PREFIX}(?!(?:{_any(kept_whole)})$)"), "")
+    # An id of both `x` and `##x` is decoded as either.
+    document["decoder"] = _setting(Replace(Regex(f"^{PREFIX}(?!(?:{_any(kept_whole)})$)"), ""))
     # The service composes Hangul before the tokenizer sees it.
-    tokenizer.normalizer = Sequence([NFC(), *([tokenizer.normalizer] if tokenizer.normalizer else [])])
+    document["normalizer"] = _setting(Sequence([NFC(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]))
+    document["post_processor"] = None  # it would add special tokens, by ids that are not theirs any more
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
-        archive.writestr(TOKENIZER, tokenizer.to_str())
+        archive.writestr(TOKENIZER, json.dumps(document))
         archive.writestr(IDF, json.dumps(weights))
     return target
+
+
+def _setting(part: Decoder | Normalizer) -> Any:
+    """`part` as it stands in a `tokenizer.json`."""
+    return json.loads(part.__getstate__())
 
 
 def _any(tokens: list[str]) -> str:

@@ -12,6 +12,7 @@ class Text:
     tokens: int
     is_query: bool = False
     abandoned: bool = False
+    checkpoint: str = "served"
 
 
 def queue(*tokens: int, budget: int = 100) -> BatchQueue[Text]:
@@ -78,6 +79,15 @@ def test_abandoned_texts_never_reach_the_encoder() -> None:
     texts[0].abandoned = texts[2].abandoned = True
     assert waiting.next_batch() == [texts[1]]
     assert len(waiting) == 0
+
+
+def test_texts_of_two_checkpoints_never_share_a_batch_and_none_starves() -> None:
+    waiting = queue()
+    texts = [Text(10, checkpoint=name) for name in "abaab"]
+    waiting.extend(texts)
+    assert waiting.next_batch() == [texts[0], texts[2], texts[3]]
+    waiting.extend(Text(10, checkpoint="a") for _ in range(50))
+    assert waiting.next_batch() == [texts[1], texts[4]]
 
 
 def test_a_text_that_can_never_fit_is_refused_with_all_that_came_with_it() -> None:

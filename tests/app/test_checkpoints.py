@@ -3,16 +3,23 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app import checkpoints
-from app.checkpoints import CheckpointError, load_checkpoint, open_artifact
-from sparse_encoder.artifact import ArtifactError, file_record, read_artifact
+from app.checkpoints import Checkpoint, CheckpointError, check_golden, load_checkpoint, open_artifact
+from sparse_encoder.artifact import Artifact, ArtifactError, file_record, read_artifact
 from sparse_encoder.packed import pack
 from tests.app.conftest import openvino
+
+
+def load(artifact: Artifact) -> Checkpoint:
+    checkpoint = load_checkpoint(artifact, openvino)
+    check_golden(checkpoint)
+    return checkpoint
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ def embedded(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_artifact_that_reproduces_its_golden_vectors_is_loaded(tiny_artifact: Path) -> None:
-    checkpoint = load_checkpoint(read_artifact(tiny_artifact), openvino)
+    checkpoint = load(read_artifact(tiny_artifact))
     assert checkpoint.manifest.version == "tiny-v1"
     assert (checkpoint.max_length("query"), checkpoint.max_length("document")) == (32, 64)
 
@@ -58,7 +65,7 @@ def test_one_golden_weight_that_is_off_is_refused_with_the_line_and_the_token(
 
     artifact = read_artifact(altered("golden.jsonl", raise_one_weight))
     with pytest.raises(CheckpointError, match=r"tiny-v1 does not reproduce line 3 .* '.+' is -0\.01 off"):
-        load_checkpoint(artifact, openvino)
+        load(artifact)
 
 
 def test_a_golden_token_that_is_missing_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
@@ -69,7 +76,7 @@ def test_a_golden_token_that_is_missing_is_refused(altered: Callable[[str, Calla
 
     artifact = read_artifact(altered("golden.jsonl", drop_one_token))
     with pytest.raises(CheckpointError, match="line 1 of its golden"):
-        load_checkpoint(artifact, openvino)
+        load(artifact)
 
 
 def test_another_tokenizer_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
@@ -77,13 +84,13 @@ def test_another_tokenizer_is_refused(altered: Callable[[str, Callable[[str], st
         altered("tokenizer.json", lambda text: text.replace('"lowercase": true', '"lowercase": false'))
     )
     with pytest.raises(CheckpointError, match="does not reproduce line"):
-        load_checkpoint(artifact, openvino)
+        load(artifact)
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
     artifact = read_artifact(altered("tokenizer.json", lambda _: "{}"))
     with pytest.raises(CheckpointError, match="the tokenizer of tiny-v1 cannot be used"):
-        load_checkpoint(artifact, openvino)
+        load(artifact)
 
 
 def test_the_embedded_model_is_unpacked_once(embedded: Path, tmp_path: Path) -> None:
@@ -92,7 +99,7 @@ def test_the_embedded_model_is_unpacked_once(embedded: Path, tmp_path: Path) -> 
         assert artifact.path.parent == tmp_path / "cache"
     with open_artifact(None, tmp_path / "cache") as again:
         assert (again.path / "model.safetensors").stat().st_ino == written.st_ino
-        load_checkpoint(again, openvino)
+        load(again)
 
 
 def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_directory(
@@ -102,9 +109,26 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_directory(
     caplog.set_level(logging.WARNING, "app")
     (tmp_path / "file").touch()
     with open_artifact(None, tmp_path / "file" / "cache") as artifact:
-        load_checkpoint(artifact, openvino)
+        load(artifact)
     assert "give a writable one with --cache-dir" in caplog.text
     assert not artifact.path.exists()
+
+
+def test_a_cache_that_is_filled_needs_nothing_that_can_be_written(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a read-only root, whose image holds the unpacked model."""
+    with open_artifact(None, tmp_path / "cache"):
+        pass
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with open_artifact(None, tmp_path / "cache") as artifact:
+        load_checkpoint(artifact, openvino)
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(CheckpointError, match="mount one, and give it with --cache-dir"),
+        open_artifact(None, tmp_path / "file" / "cache"),
+    ):
+        pass
 
 
 def test_a_damaged_cache_is_refused(embedded: Path, tmp_path: Path) -> None:

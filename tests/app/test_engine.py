@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,10 @@ from app.checkpoints import Checkpoint, load_checkpoint
 from app.engine import Encoded, Engine
 from app.errors import EncodingFailed, Overloaded, Unavailable
 from app.metrics import Metrics
-from sparse_encoder.artifact import read_artifact
+from sparse_encoder.artifact import InputType, read_artifact
 from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
-from tests.tiny import SENTENCES
+from tests.tiny import SENTENCES, publish
 
 
 @pytest.fixture
@@ -29,23 +31,28 @@ def checkpoint(tiny_artifact: Path, encoder: ControlledEncoder) -> Checkpoint:
     return load_checkpoint(read_artifact(tiny_artifact), lambda _: encoder)
 
 
-def build(checkpoint: Checkpoint, *, timeout: float = 50.0, budget: int = 64) -> Engine:
-    return Engine(
-        checkpoint, Metrics(), max_batch_tokens=budget, max_texts_in_flight=10, request_timeout_seconds=timeout
-    )
+class OneCheckpoint(Engine):
+    """Most tests have one."""
+
+    def __init__(self, checkpoint: Checkpoint, timeout: float = 50.0) -> None:
+        super().__init__(Metrics(), max_batch_tokens=64, max_texts_in_flight=10, request_timeout_seconds=timeout)
+        self.checkpoint = checkpoint
+
+    async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoded:
+        return await self.encode(self.checkpoint, texts, input_type)
 
 
 @pytest.fixture
-async def engine(checkpoint: Checkpoint, encoder: ControlledEncoder) -> AsyncIterator[Engine]:
-    made = build(checkpoint)
+async def engine(checkpoint: Checkpoint, encoder: ControlledEncoder) -> AsyncIterator[OneCheckpoint]:
+    made = OneCheckpoint(checkpoint)
     made.start()
     yield made
     encoder.release()
     await made.stop()
 
 
-def start(engine: Engine, *texts: str, query: bool = False) -> asyncio.Task[Encoded]:
-    return asyncio.create_task(engine.encode(texts, "query" if query else "document"))
+def start(engine: OneCheckpoint, *texts: str, query: bool = False) -> asyncio.Task[Encoded]:
+    return asyncio.create_task(engine.vectors(texts, "query" if query else "document"))
 
 
 async def queued(engine: Engine, count: int) -> None:
@@ -54,23 +61,25 @@ async def queued(engine: Engine, count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: Engine) -> None:
+async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: OneCheckpoint) -> None:
     texts = [SENTENCES[0], "나", SENTENCES[1], "a", " ".join(SENTENCES)]
-    together = await engine.encode(texts, "document")
+    together = await engine.vectors(texts, "document")
     for text, vector in zip(texts, together.vectors, strict=True):
-        (alone,) = (await engine.encode([text], "document")).vectors
+        (alone,) = (await engine.vectors([text], "document")).vectors
         np.testing.assert_array_equal(vector.ids, alone.ids)
         np.testing.assert_allclose(vector.weights, alone.weights, rtol=0, atol=1e-4)
 
 
-async def test_blank_texts_get_empty_vectors_without_the_encoder(engine: Engine, encoder: ControlledEncoder) -> None:
+async def test_blank_texts_get_empty_vectors_without_the_encoder(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
     encoder.hold()
-    encoded = await engine.encode(["", " \n\t", "\u200b"], "document")
+    encoded = await engine.vectors(["", " \n\t", "\u200b"], "document")
     assert [len(vector) for vector in encoded.vectors] == [0, 0, 0]
     assert (encoder.batches, encoded.tokens) == ([], 0)
 
 
-async def test_queries_overtake_documents_that_wait(engine: Engine, encoder: ControlledEncoder) -> None:
+async def test_queries_overtake_documents_that_wait(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -83,7 +92,7 @@ async def test_queries_overtake_documents_that_wait(engine: Engine, encoder: Con
     assert [len(batch[0]) for batch in encoder.batches[1:]] == [query.result().tokens, document.result().tokens]
 
 
-async def test_requests_that_wait_together_share_a_batch(engine: Engine, encoder: ControlledEncoder) -> None:
+async def test_requests_that_wait_together_share_a_batch(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -94,7 +103,7 @@ async def test_requests_that_wait_together_share_a_batch(engine: Engine, encoder
     assert [len(batch) for batch in encoder.batches] == [1, 4]
 
 
-async def test_an_abandoned_request_is_never_computed(engine: Engine, encoder: ControlledEncoder) -> None:
+async def test_an_abandoned_request_is_never_computed(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -109,20 +118,20 @@ async def test_an_abandoned_request_is_never_computed(engine: Engine, encoder: C
 
 
 async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not(
-    engine: Engine, encoder: ControlledEncoder
+    engine: OneCheckpoint, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     accepted = start(engine, *"가나다라마바사")
     await encoder.entered()
     with pytest.raises(Overloaded, match="7 texts are in flight and 4 more would exceed 10"):
-        await engine.encode(list("abcd"), "document")
+        await engine.vectors(list("abcd"), "document")
     encoder.release()
     assert len((await accepted).vectors) == 7
-    assert len((await engine.encode(list("abcd"), "document")).vectors) == 4
+    assert len((await engine.vectors(list("abcd"), "document")).vectors) == 4
 
 
 async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
-    engine: Engine, encoder: ControlledEncoder
+    engine: OneCheckpoint, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     encoder.fails = True
@@ -134,18 +143,18 @@ async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
     outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EncodingFailed] * 3
     with pytest.raises(EncodingFailed):
-        await engine.check()
+        await engine.check(engine.checkpoint)
     encoder.fails = False
-    await engine.check()
-    assert len((await engine.encode(["손해배상"], "query")).vectors[0])
+    await engine.check(engine.checkpoint)
+    assert len((await engine.vectors(["손해배상"], "query")).vectors[0])
 
 
 async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint, encoder: ControlledEncoder) -> None:
-    engine = build(checkpoint, timeout=0.001)
+    engine = OneCheckpoint(checkpoint, timeout=0.001)
     engine.start()
     encoder.hold()
     with pytest.raises(Unavailable, match=r"not encoded within 0\.001 s"):
-        await engine.encode(["손해배상"], "document")
+        await engine.vectors(["손해배상"], "document")
     assert engine.texts_in_flight == 0
     encoder.release()
     await engine.stop()
@@ -154,7 +163,7 @@ async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint,
 async def test_stop_answers_what_waits_and_refuses_what_comes_later(
     checkpoint: Checkpoint, encoder: ControlledEncoder
 ) -> None:
-    engine = build(checkpoint)
+    engine = OneCheckpoint(checkpoint)
     engine.start()
     encoder.hold()
     running = start(engine, "a")
@@ -164,12 +173,44 @@ async def test_stop_answers_what_waits_and_refuses_what_comes_later(
     stopping = asyncio.create_task(engine.stop())
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="stopping"):
-        await engine.encode(["나"], "document")
+        await engine.vectors(["나"], "document")
     encoder.release()
     await stopping
     assert all(len(encoded.vectors) == 1 for encoded in await asyncio.gather(running, waiting))
 
 
-def test_a_budget_that_the_longest_text_exceeds_is_refused(checkpoint: Checkpoint) -> None:
-    with pytest.raises(ValueError, match="max_batch_tokens is 63, but a text of this model can have 64"):
-        build(checkpoint, budget=63)
+async def test_a_batch_never_has_two_checkpoints_and_each_answer_is_of_its_own(
+    engine: OneCheckpoint, encoder: ControlledEncoder, tmp_path: Path
+) -> None:
+    artifact = read_artifact(publish(tmp_path / "other", "tiny-v2", bias_shift=0.5))
+    other = ControlledEncoder(openvino(artifact))
+    second = load_checkpoint(artifact, lambda _: other)
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    mine = [start(engine, text) for text in "가나"]
+    theirs = [asyncio.create_task(engine.encode(second, [text], "document")) for text in "가나"]
+    await queued(engine, 4)
+    encoder.release()
+    await asyncio.gather(running, *mine, *theirs)
+    assert [len(batch) for batch in encoder.batches] == [1, 2]
+    assert [len(batch) for batch in other.batches] == [2]
+    for ours, others, text in zip(mine, theirs, "가나", strict=True):
+        for task, checkpoint in ((ours, engine.checkpoint), (others, second)):
+            (vector,) = task.result().vectors
+            np.testing.assert_allclose(vector.weights, checkpoint.vector(text, "document").weights, atol=1e-4)
+        assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], 0.01)
+
+
+async def test_the_idle_engine_keeps_no_checkpoint_in_memory(engine: OneCheckpoint, tmp_path: Path) -> None:
+    artifact = read_artifact(publish(tmp_path / "other", "tiny-v2"))
+    checkpoint = load_checkpoint(artifact, openvino)
+    gone = weakref.ref(checkpoint.encoder)
+    gc.disable()  # reference counts must do it: a collection comes too late for a model of hundreds of megabytes
+    try:
+        await engine.encode(checkpoint, ["손해배상"], "document")
+        del checkpoint
+        while gone():  # noqa: ASYNC110 - the encoder's thread has it for a moment
+            await asyncio.sleep(0.001)
+    finally:
+        gc.enable()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import CliApp
 
 from app.settings import Settings
@@ -35,6 +35,15 @@ def test_the_settings_stay_few() -> None:
     assert set(Settings.model_fields) == {
         "model",
         "cache_dir",
+        "store",
+        "alias",
+        "poll_seconds",
+        "max_resident_versions",
+        "allow_vocabulary_change",
+        "canary_min_active_tokens",
+        "canary_max_active_tokens",
+        "canary_min_overlap",
+        "admin_key",
         "host",
         "port",
         "encoder_threads",
@@ -55,3 +64,12 @@ def test_the_settings_stay_few() -> None:
 def test_a_request_that_could_never_be_accepted_is_refused_at_the_start() -> None:
     with pytest.raises(ValidationError, match="could never be accepted"):
         Settings(max_texts_per_request=100, max_texts_in_flight=99)
+
+
+def test_a_model_and_a_store_are_not_both_served() -> None:
+    with pytest.raises(ValidationError, match="give one of them"):
+        Settings(model=Path("model"), store="models")
+
+
+def test_the_admin_key_is_never_shown() -> None:
+    assert "secret" not in repr(Settings(admin_key=SecretStr("secret")))

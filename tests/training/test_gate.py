@@ -12,9 +12,9 @@ from training.gate import failed_gates
 GATE = GateConfig(
     active_query=(5, 60),
     active_document=(20, 250),
-    min_source_preservation=0.9,
-    min_synonym_activation=0.3,
-    max_ndcg_loss=0.01,
+    source_preservation=0.9,
+    synonym_activation=0.3,
+    max_ndcg_drop=0.01,
 )
 
 

@@ -1,0 +1,40 @@
+"""How much memory is left, and giving back what was freed."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process can still take: of the machine, or of a control group (v2) around it, if that is less."""
+    return min([_machine(proc), *_groups(proc, cgroups)])
+
+
+def give_back_freed_memory() -> None:
+    """The allocator keeps freed memory unless told; only glibc can be told."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _machine(proc: Path) -> int:
+    fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Room in each control group around this process that has a limit. Clean file cache counts as room."""
+    lines = (proc / "self" / "cgroup").read_text().splitlines()
+    group = cgroups / next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    while group.is_relative_to(cgroups):
+        try:
+            limit = (group / "memory.max").read_text().strip()
+            if limit != "max":
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+                yield max(0, int(limit) - used)
+        except FileNotFoundError:  # the root group has no limit; nor has a machine with groups of version 1
+            pass
+        group = group.parent

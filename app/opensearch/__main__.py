@@ -1,0 +1,164 @@
+"""`python -m app.opensearch`: connect an OpenSearch cluster to the service, see whether it works, undo it."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import io
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+from app.checkpoints import CheckpointError, open_artifact
+from app.opensearch.check import check
+from app.opensearch.cluster import Cluster
+from app.opensearch.facts import OpenSearchError
+from app.opensearch.plan import Engine, Options, Queries, make_plan
+from app.opensearch.runner import Runner
+from app.opensearch.service import EncoderService
+from app.opensearch.tokenizer_export import write_sparse_tokenizer
+from sparse_encoder.artifact import ArtifactError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.opensearch", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("setup", help="make what is missing; a second run changes nothing")
+    checking = commands.add_parser("check", help="encode, index, find and delete a document")
+    teardown = commands.add_parser("teardown", help="remove what setup made, and nothing else")
+    export = commands.add_parser("export-tokenizer", help="write the SPARSE_TOKENIZE model of the query side")
+    for command in (setup, checking, teardown):
+        command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
+        command.add_argument("--user", help="name for basic authentication; the password is asked for")
+        command.add_argument("--password-file", type=Path, metavar="FILE", help="holds the password of --user")
+        command.add_argument("--ca-file", type=Path, metavar="FILE", help="trust these certificates (PEM)")
+        command.add_argument("--insecure", action="store_true", help="trust any certificate")
+        command.add_argument("--name", default="ko-sparse", help="of all that is made (default %(default)s)")
+    for command in (setup, checking):
+        command.add_argument(
+            "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
+        )
+    for command in (setup, teardown):
+        command.add_argument("--dry-run", action="store_true", help="print the requests that would change something")
+    setup.add_argument("--field", nargs="+", default=["text"], help="text fields to encode, each into NAME_sparse")
+    setup.add_argument("--index-pattern", default="", help="indices that get the mapping (default NAME-*)")
+    setup.add_argument(
+        "--queries",
+        choices=get_args(Queries),
+        default="service",
+        help="who encodes queries: the service by a connector of their own (default); the service by the documents' "
+        "connector, told apart by OpenSearch (3.6 and newer); or a tokenizer inside OpenSearch, without any call",
+    )
+    setup.add_argument(
+        "--engine", choices=get_args(Engine), default="rank_features", help="seismic: approximate, 3.3 and newer"
+    )
+    setup.add_argument("--chunks", action="store_true", help="cut long texts, one vector a chunk (nested field)")
+    setup.add_argument("--batch-size", type=int, default=32, help="documents in a request (default %(default)s)")
+    setup.add_argument(
+        "--model-version", help="version or alias that the service shall use; without it, its own choice"
+    )
+    for command in (setup, export):
+        command.add_argument(
+            "--artifact", type=Path, metavar="DIR", help="the published model, for its tokenizer; default the embedded"
+        )
+    export.add_argument("target", type=Path, help="zip file to write")
+    return parser
+
+
+def _connect(options: argparse.Namespace) -> Cluster:
+    auth = None
+    if options.user:
+        try:
+            file = options.password_file
+            password = (
+                file.read_text(encoding="utf-8").strip() if file else getpass.getpass(f"{options.user}'s password: ")
+            )
+        except OSError as error:
+            raise OpenSearchError(f"--password-file cannot be read: {error}") from error
+        auth = (options.user, password)
+    return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
+
+
+def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
+    """The query tokenizer of the artifact, which must be the one that the service encodes documents with."""
+    with open_artifact(artifact_dir, None) as artifact, tempfile.TemporaryDirectory() as directory:
+        info = service.info()
+        served = info and info["model"]["version"]
+        if served and served != artifact.manifest.version:
+            raise OpenSearchError(
+                f"{service.url} serves {served}, the artifact is {artifact.manifest.version}: give the artifact of "
+                f"{served} with --artifact"
+            )
+        return _timeless(write_sparse_tokenizer(artifact.path, Path(directory) / "queries.zip"))
+
+
+def _timeless(file: Path) -> bytes:
+    """The zip `file` without the times in it, so that the same tokenizer is the same bytes."""
+    content = io.BytesIO()
+    with ZipFile(file) as archive, ZipFile(content, "w", ZIP_DEFLATED) as copy:
+        for name in archive.namelist():
+            copy.writestr(ZipInfo(name), archive.read(name), ZIP_DEFLATED)
+    return content.getvalue()
+
+
+def _setup(options: argparse.Namespace) -> None:
+    wanted = Options(
+        encoder=options.encoder,
+        name=options.name,
+        index_pattern=options.index_pattern,
+        fields=tuple(options.field),
+        queries=options.queries,
+        engine=options.engine,
+        chunks=options.chunks,
+        batch_size=options.batch_size,
+        model_version=options.model_version,
+    )
+    service = EncoderService(options.encoder)
+    encoder = service.describe()
+    if service.info() is None:
+        _say(f"{options.encoder} cannot be reached from here; perhaps the nodes can, which check will tell")
+    tokenizer = _tokenizer(options.artifact, service) if options.queries == "tokenizer" else None
+    with _connect(options) as cluster:
+        plan = make_plan(wanted, cluster.facts(), encoder, tokenizer)
+        if not Runner(cluster, options.name, _say, dry_run=options.dry_run).set_up(plan):
+            _say("nothing had to be changed")
+
+
+def _teardown(options: argparse.Namespace) -> None:
+    with _connect(options) as cluster:
+        if not Runner(cluster, options.name, _say, dry_run=options.dry_run).tear_down():
+            _say(f"there is nothing of the set-up {options.name}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    match options.command:
+        case "setup":
+            _setup(options)
+        case "check":
+            with _connect(options) as cluster:
+                check(cluster, options.name, EncoderService(options.encoder), _say)
+        case "teardown":
+            _teardown(options)
+        case "export-tokenizer":
+            with open_artifact(options.artifact, None) as artifact:
+                _say(str(write_sparse_tokenizer(artifact.path, options.target)))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except (OpenSearchError, ArtifactError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""One OpenSearch cluster over HTTP: requests in, JSON out, and what can be found out about it."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.opensearch.advice import advice_for
+from app.opensearch.facts import Facts, OpenSearchError, parse_version
+
+Body = Mapping[str, Any] | bytes | None
+
+
+class RequestFailed(OpenSearchError):
+    """The cluster answered with an error."""
+
+    def __init__(self, method: str, path: str, status: int, reason: str) -> None:
+        advice = advice_for(reason)
+        super().__init__(f"{method} {path}: {status} {reason}" + (f"\n  -> {advice}" if advice else ""))
+        self.status = status
+        self.reason = reason
+
+
+class Cluster:
+    """A connection to a cluster; a context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        auth: tuple[str, str] | None = None,
+        ca_file: Path | None = None,
+        insecure: bool = False,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        """`ca_file`: certificates to trust instead of the system's; `insecure`: trust any.
+
+        :raises OpenSearchError: if `ca_file` cannot be read.
+        """
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise OpenSearchError(f"{ca_file} holds no certificates ({error}): give a PEM file") from error
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(base_url=self.url, auth=auth, verify=context, timeout=timeout_seconds)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def request(self, method: str, path: str, body: Body = None) -> Any:
+        """The JSON of the answer; `bytes` are sent as they are (`_bulk`, model chunks).
+
+        :raises RequestFailed: if the answer is an error.
+        :raises OpenSearchError: if there is no answer.
+        """
+        content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        try:
+            answer = self._client.request(method, path, content=content, headers={"Content-Type": "application/json"})
+        except httpx.HTTPError as error:
+            raise OpenSearchError(
+                f"{self.url} does not answer ({error!r}): is the address right, does the node run, and does it speak "
+                f"{'TLS with a certificate that is trusted here' if self.url.startswith('https') else 'plain HTTP'}?"
+            ) from error
+        if answer.is_success:
+            return answer.json() if answer.content else {}
+        raise RequestFailed(method, path, answer.status_code, _reason(answer))
+
+    def find(self, path: str, body: Body = None) -> Any:
+        """Like a GET (or with `body` a POST) by `request`, but None if there is no such thing."""
+        try:
+            return self.request("GET" if body is None else "POST", path, body)
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def facts(self) -> Facts:
+        """:raises OpenSearchError: if this is no OpenSearch, or one that cannot do it."""
+        version = self.request("GET", "/").get("version", {})
+        if version.get("distribution") != "opensearch":
+            raise OpenSearchError(f"{self.url} is not OpenSearch: give the address of its HTTP port, usually 9200")
+        nodes = self.request("GET", "/_nodes/plugins")["nodes"].values()
+        settings = self.request("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
+        return Facts(
+            version=parse_version(version["number"]),
+            plugins=frozenset.intersection(*(frozenset(p["name"] for p in node["plugins"]) for node in nodes)),
+            has_ml_node=any("ml" in node["roles"] for node in nodes),
+            settings={**settings["defaults"], **settings["persistent"], **settings["transient"]},
+            persistent=settings["persistent"],
+        )
+
+
+def _reason(answer: httpx.Response) -> str:
+    """What an error says, the innermost cause last."""
+    try:
+        error = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:500]
+    return error if isinstance(error, str) else error_text(error)
+
+
+def error_text(error: Mapping[str, Any]) -> str:
+    """An error object of OpenSearch as one line: `type: reason`, then its causes that say something new."""
+    parts: list[str] = []
+    cause: Any = error
+    while isinstance(cause, Mapping):
+        reason = str(cause.get("reason"))
+        if not any(reason in part for part in parts):
+            parts.append(f"{cause.get('type')}: {reason}")
+        cause = cause.get("caused_by")
+    return "; caused by ".join(parts)

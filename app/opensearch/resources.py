@@ -1,0 +1,120 @@
+"""How each kind of resource is found, created and deleted, and how ours are told from others'."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.opensearch.cluster import Cluster
+from app.opensearch.plan import Kind, Resource
+
+ML = "/_plugins/_ml"
+#: Kinds with an id of OpenSearch's making: where they live, what creates one, and where its id is in the answer.
+WITH_ID: Mapping[Kind, tuple[str, str, str]] = {
+    "model group": (f"{ML}/model_groups", "/_register", "model_group_id"),
+    "connector": (f"{ML}/connectors", "/_create", "connector_id"),
+    "model": (f"{ML}/models", "/_register?deploy=true", "model_id"),
+}
+#: Kinds whose name is their id.
+NAMED: Mapping[Kind, str] = {
+    "ingest pipeline": "/_ingest/pipeline",
+    "search pipeline": "/_search/pipeline",
+    "index template": "/_index_template",
+}
+#: The description of everything that setup makes. OpenSearch takes few signs in one.
+MARK = "made by python -m app.opensearch setup ({owner}, {fingerprint})"
+MARK_PATTERN = re.compile(re.escape(MARK).replace(r"\{owner\}", "(.+)").replace(r"\{fingerprint\}", "([0-9a-f]{12})"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A resource that exists."""
+
+    kind: Kind
+    name: str
+    id: str
+    owner: str | None  #: the set-up that made it; None if something else did
+    fingerprint: str | None
+    state: str | None = None  #: of a model
+
+    @property
+    def path(self) -> str:
+        return f"{WITH_ID[self.kind][0] if self.kind in WITH_ID else NAMED[self.kind]}/{self.id}"
+
+
+def fingerprint(resource: Resource, body: Mapping[str, Any]) -> str:
+    """Of what `resource` is, `body` having the ids of others in place of references."""
+    content = resource.tokenizer or json.dumps(body, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def marked(kind: Kind, body: Mapping[str, Any], owner: str, print_: str) -> dict[str, Any]:
+    """`body` with the mark of its maker."""
+    description = MARK.format(owner=owner, fingerprint=print_)
+    return {
+        **body,
+        **({"_meta": {"description": description}} if kind == "index template" else {"description": description}),
+    }
+
+
+def find(cluster: Cluster, kind: Kind, name: str) -> list[Found]:
+    """All resources of the `kind` with that name; of those without an id there is at most one."""
+    if kind in WITH_ID:
+        return [
+            _found_model(cluster, name, hit["_id"])
+            if kind == "model"
+            else _found(kind, name, hit["_id"], hit["_source"].get("description"))
+            for hit in _search(cluster, kind, {"term": {"name.keyword": name}})
+        ]
+    answer = cluster.find(f"{NAMED[kind]}/{name}")
+    if not answer:
+        return []
+    if kind == "index template":
+        description = answer["index_templates"][0]["index_template"].get("_meta", {}).get("description")
+    else:
+        description = answer[name].get("description")
+    return [_found(kind, name, name, description)]
+
+
+def _search(cluster: Cluster, kind: Kind, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    body = {"query": query, "size": 100}
+    hits: list[dict[str, Any]] = cluster.request("POST", f"{WITH_ID[kind][0]}/_search", body)["hits"]["hits"]
+    return hits
+
+
+def _found(kind: Kind, name: str, id_: str, description: str | None) -> Found:
+    mark = MARK_PATTERN.fullmatch(description or "")
+    return Found(kind, name, id_, mark and mark[1], mark and mark[2])
+
+
+def _found_model(cluster: Cluster, name: str, id_: str) -> Found:
+    """Asked for by its id, because a search does not see the latest state."""
+    model = cluster.request("GET", f"{ML}/models/{id_}")
+    found = _found("model", name, id_, model.get("description"))
+    if found.owner is None and "model_content_hash_value" in model:
+        # OpenSearch forgets the description of an uploaded model. Its group and its content tell whose and what it is.
+        groups = _search(cluster, "model group", {"ids": {"values": [model["model_group_id"]]}})
+        owner = _found("model group", name, id_, groups[0]["_source"].get("description")).owner if groups else None
+        found = replace(found, owner=owner, fingerprint=model["model_content_hash_value"][:12])
+    return replace(found, state=model["model_state"])
+
+
+def find_all(cluster: Cluster, owner: str) -> list[Found]:
+    """Everything that the set-up `owner` made, in an order in which it can be deleted."""
+    names = (owner, f"{owner}-documents", f"{owner}-queries")
+    kinds: tuple[Kind, ...] = (
+        "index template",
+        "search pipeline",
+        "ingest pipeline",
+        "model",
+        "connector",
+        "model group",
+    )
+    found = [
+        f for kind in kinds for name in (names if kind in WITH_ID else (owner,)) for f in find(cluster, kind, name)
+    ]
+    return [one for one in found if one.owner == owner]

@@ -1,0 +1,70 @@
+"""What can be found out about the service from here."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from app.opensearch.facts import OpenSearchError
+from app.opensearch.plan import Encoder
+
+
+class EncoderService:
+    """The service at an address that the cluster's nodes know, and perhaps this machine."""
+
+    def __init__(self, url: str, timeout_seconds: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+
+    def info(self) -> Mapping[str, Any] | None:
+        """The answer of `GET /info`; None if the address cannot be reached from here.
+
+        :raises OpenSearchError: if something else answers there.
+        """
+        try:
+            answer = httpx.get(f"{self.url}/info", timeout=5.0)
+        except httpx.HTTPError:
+            return None
+        try:
+            document: Mapping[str, Any] = answer.json()
+            _ = document["model"]["version"], document["limits"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise OpenSearchError(
+                f"{self.url}/info answers {answer.status_code}, but not as the service does: is --encoder right?"
+            ) from error
+        return document
+
+    def encode(self, texts: Sequence[str], **fields: object) -> list[dict[str, float]]:
+        """:raises OpenSearchError: if the service refuses."""
+        answer = httpx.post(f"{self.url}/encode", json={"texts": texts, **fields}, timeout=self._timeout_seconds)
+        if not answer.is_success:
+            raise OpenSearchError(f"{self.url}/encode answers {answer.status_code}: {answer.text}")
+        vectors: list[dict[str, float]] = answer.json()
+        return vectors
+
+    def describe(self) -> Encoder:
+        """What a plan needs to know; of a service that cannot be reached from here, its defaults."""
+        info = self.info()
+        private = is_private(urlsplit(self.url).hostname or "")
+        if info is None:
+            return Encoder(private_address=private)
+        return Encoder(
+            private_address=private,
+            max_texts_per_request=info["limits"]["max_texts_per_request"],
+            request_timeout_seconds=info["limits"]["request_timeout_seconds"],
+            max_length_document=info["model"]["max_length_document"],
+        )
+
+
+def is_private(host: str) -> bool:
+    """Whether a node would take `host` for a private address; so are taken names that only the cluster knows."""
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError:
+        return True
+    return any(not ipaddress.ip_address(str(address).split("%")[0]).is_global for address in addresses)

@@ -1,0 +1,145 @@
+"""`make demo-swap`: a running service learns a new pair of related words, without losing a request.
+
+Trains a small checkpoint on the sample data and serves it; goes on with the training, with one pair of words more;
+publishes the result under the alias that the service follows. A client asks all the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from sparse_encoder.store import Store
+from tests.app.server import Server, running
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "training" / "sample"
+PAIR_ROWS = 40  #: copies of the new pair, so that a minute of training sees it often
+
+
+class Client(threading.Thread):
+    """Asks without a pause and counts the answers by status and version."""
+
+    def __init__(self, url: str, text: str) -> None:
+        super().__init__()
+        self.answers: Counter[tuple[int, str]] = Counter()
+        self._url = url
+        self._text = text
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=None) as client:
+            while not self._over.is_set():
+                response = client.post("/encode", json={"texts": [self._text], "input_type": "query"})
+                self.answers[response.status_code, response.headers.get("x-model-version", "none")] += 1
+                self._over.wait(0.02)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def write_recipe(path: Path, pair: tuple[str, str] | None, *, steps: int, start: Path | None) -> Path:
+    """The sample recipe with other steps, a start and, if there is one, `pair` among its terms."""
+    rows = [row for row in (SAMPLE / "terms.tsv").read_text(encoding="utf-8").splitlines()]
+    terms = path.with_suffix(".tsv")
+    terms.write_text("\n".join(rows + ["\t".join(pair)] * PAIR_ROWS if pair else rows) + "\n", encoding="utf-8")
+    changes = {
+        'name = "sample"\n\n[data]': 'name = "demo"\n\n[data]\nheld_out_percent = 0',
+        'root = "training/sample"': f"root = {json.dumps(str(SAMPLE))}",
+        'path = "terms.tsv"': f"path = {json.dumps(str(terms))}",
+        "steps = 20": f"steps = {steps}",
+        "save_steps = 10": f"save_steps = {steps}",
+    }
+    if start:
+        changes['start = "fresh"'] = f'start = "checkpoint"\ncheckpoint = {json.dumps(str(start))}'
+    text = (SAMPLE / "recipe.toml").read_text(encoding="utf-8")
+    for old, new in changes.items():
+        if old not in text:
+            sys.exit(f"training/sample/recipe.toml has no {old!r} any more: change write_recipe")
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def command(*arguments: str | Path) -> str:
+    """Runs a part of this project; its last line of output."""
+    print("   $ python " + " ".join(map(str, arguments)))
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return done.stdout.splitlines()[-1] if done.stdout.strip() else ""
+
+
+def train(
+    directory: Path, name: str, pair: tuple[str, str] | None, steps: int, start: Path | None
+) -> tuple[Path, Path]:
+    """Trains, measures and writes an artifact; returns its directory and the one of the trained weights."""
+    recipe = write_recipe(directory / f"{name}.toml", pair, steps=steps, start=start)
+    run = directory / name
+    command("-m", "training", "train", recipe, "--run", run)
+    command("-m", "training", "evaluate", recipe, "--run", run)
+    return run, Path(command("-m", "training", "publish", recipe, "--run", run, "--store", directory / "artifacts"))
+
+
+def show(server: Server, term: str, related: str, top: int = 10) -> str:
+    """Prints the heaviest words of `term`; returns the version that said so."""
+    body = {"texts": [term], "input_type": "query", "top_k": 64}
+    response = httpx.post(f"{server.url}/encode", json=body, timeout=None)
+    (vector,) = response.json()
+    words = [f"{word} {weight:.2f}" for word, weight in list(vector.items())[:top]]
+    rank = list(vector).index(related) + 1 if related in vector else None
+    version = str(response.headers["x-model-version"])
+    print(f"   {version}: {term} → {', '.join(words)}")
+    print(f"   {related}: " + (f"rank {rank}, weight {vector[related]:.2f}" if rank else "not among the words"))
+    return version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pair", nargs=2, default=("소득세", "신고"), metavar=("TERM", "RELATED"))
+    parser.add_argument("--steps", type=int, default=60, help="of each of the two trainings")
+    options = parser.parse_args()
+    term, related = options.pair
+    with tempfile.TemporaryDirectory(prefix="demo-swap-") as temporary:
+        directory = Path(temporary)
+        store = Store(str(directory / "store"))
+        print("1. Train a small checkpoint on the sample data and publish it as stable")
+        run, artifact = train(directory, "first", None, options.steps, None)
+        store.publish(artifact, aliases=["stable"], by="demo")
+        print("2. Start the service on that store, and a client that asks without a pause")
+        with running("-m", "app", "--port", "0", "--store", store.url, "--poll-seconds", "1") as server:
+            first = show(server, term, related)
+            client = Client(server.url, term)
+            client.start()
+            print(f"3. Go on with the training, with one pair more: {term} – {related}")
+            _, artifact = train(directory, "second", (term, related), options.steps, run / "train" / "final")
+            print("4. Publish it as stable; the service sees it at its next poll")
+            store.publish(artifact, aliases=["stable"], by="demo")
+            published = time.monotonic()
+            while (info := httpx.get(f"{server.url}/info", timeout=None).json()["versions"])["serving"] == first:
+                if info["last_failure"]:
+                    sys.exit(f"the service refuses it: {info['last_failure']}")
+                time.sleep(0.05)
+            print(f"   served {time.monotonic() - published:.1f} s later")
+            show(server, term, related)
+            time.sleep(0.5)
+            client.stop()
+        print("5. What the client saw")
+        for (status, version), count in sorted(client.answers.items()):
+            print(f"   {count} answers {status} from {version}")
+        if {status for status, _ in client.answers} != {200} or len(client.answers) != 2:
+            sys.exit("a request failed, or the client did not see both versions")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Builds the image, runs its own command as its user on a read-only root without a network, encodes, and stops it.
+
+    python scripts/image_check.py [--base-image IMAGE]
+
+Needs root, buildah, util-linux; and debootstrap, unless --base-image names an image that can be pulled. Nothing of it
+needs a container engine or a daemon. The base made by debootstrap is kept in the user's cache directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+CACHE = Path.home() / ".cache" / "sparse-encoder"
+MIRROR = "http://deb.debian.org/debian"
+CERTIFICATES = (
+    "/etc/ssl/certs/ca-certificates.crt"  #: this machine's, for a network that needs others than the base has
+)
+SUITE = "bookworm"  # its Python is the one of constraints.txt
+PACKAGES = "python3,python3-venv,ca-certificates"
+TAG = "localhost/sparse-encoder:check"
+PROBE = Path(__file__).with_name("image_probe.py")
+
+
+class CheckFailed(Exception):
+    """The image is not what it should be. The message says in what."""
+
+
+def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """The standard output of `command`; the rest goes to the terminal."""
+    parts = [str(part) for part in command]
+    done = subprocess.run(parts, stdout=subprocess.PIPE, text=True, check=False, cwd=cwd, env=env)
+    if done.returncode:
+        raise CheckFailed(f"{' '.join(parts[:4])} ... ended with {done.returncode}: {done.stdout[-2000:]}")
+    return done.stdout
+
+
+class Buildah:
+    """buildah with a storage of its own, that leaves nothing behind; chroot isolation needs no kernel feature."""
+
+    def __init__(self, storage: Path) -> None:
+        self._storage = storage
+        self._flags = ("--storage-driver", "vfs", "--root", storage / "root", "--runroot", storage / "run")
+
+    def __call__(self, *arguments: str | Path) -> str:
+        environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
+        return run("buildah", *self._flags, *arguments, env=environment)
+
+    def inspect(self, image: str) -> dict[str, Any]:
+        """The image's configuration, with Docker's names (`docker.config.Entrypoint`)."""
+        inspected: dict[str, Any] = json.loads(self("inspect", "--type", "image", image))
+        return inspected
+
+    @contextmanager
+    def mounted(self, image: str) -> Iterator[Path]:
+        container = self("from", "--pull-never", image).strip()
+        try:
+            yield Path(self("mount", container).strip())
+        finally:
+            self("umount", container)
+            self("rm", container)
+
+
+def debian_image(buildah: Buildah) -> str:
+    """An image of Debian's minimal system with Python, made by debootstrap once."""
+    archive = CACHE / f"debian-{SUITE}-python.tar"
+    if not archive.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="debootstrap-") as temporary:
+            tree, log = Path(temporary) / "root", Path(temporary) / "log"
+            command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree), MIRROR]
+            with log.open("w") as out:
+                failed = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
+            if failed:
+                raise CheckFailed(f"debootstrap failed: {log.read_text()[-1000:]}")
+            for emptied in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
+                shutil.rmtree(tree / emptied)
+            partial = archive.with_suffix(".partial")
+            run("tar", "--create", "--file", partial, "--numeric-owner", "--directory", tree, ".")
+            partial.rename(archive)
+    container = buildah("from", "scratch").strip()
+    buildah("add", "--quiet", container, archive, "/")
+    tag = f"localhost/debian-{SUITE}-python"
+    buildah("commit", "--quiet", "--rm", container, tag)
+    return tag
+
+
+def build(buildah: Buildah, base: str) -> None:
+    revision = run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
+    arguments = {"BASE_IMAGE": base, "VERSION": "check", "REVISION": revision}
+    flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    if Path(CERTIFICATES).is_file():
+        flags.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
+    # Layers, to see what each instruction adds; the format that knows HEALTHCHECK.
+    print(buildah("build", "--layers", "--format", "docker", *flags, "--tag", TAG, ROOT)[-300:])
+
+
+def print_layers(buildah: Buildah, storage: Path) -> None:
+    """Bytes as unpacked and as transferred, and the instruction that made each layer."""
+    directory = storage / "pushed"
+    buildah("push", "--quiet", "--format", "oci", TAG, f"dir:{directory}")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    config = json.loads((directory / manifest["config"]["digest"].split(":")[1]).read_text())
+    made_by = [entry["created_by"] for entry in config["history"] if not entry.get("empty_layer")]
+    sizes: list[tuple[int, int]] = []
+    for layer in manifest["layers"]:
+        blob = directory / layer["digest"].split(":")[1]
+        with gzip.open(blob) as stream:
+            sizes.append((sum(len(part) for part in iter(lambda: stream.read(1 << 20), b"")), blob.stat().st_size))
+    print("\n  unpacked   as gzip  layer")
+    for (plain, packed), text in zip(sizes, made_by, strict=True):
+        print(f"{plain / 1e6:7.0f} MB {packed / 1e6:6.0f} MB  {text[:80]}")
+    print(f"{sum(s[0] for s in sizes) / 1e6:7.0f} MB {sum(s[1] for s in sizes) / 1e6:6.0f} MB  together")
+    shutil.rmtree(directory)
+
+
+def check_contents(root: Path, config: Mapping[str, Any]) -> None:
+    """What the image says of itself and what must not be in it."""
+    expected = {"User": "10001:10001", "StopSignal": "SIGTERM", "Volumes": {"/models": {}}}
+    for key, value in expected.items():
+        if config.get(key) != value:
+            raise CheckFailed(f"{key} is {config.get(key)!r}, expected {value!r}")
+    if not isinstance(config["Entrypoint"], list) or config["Entrypoint"][0] == "/bin/sh":
+        raise CheckFailed(f"the entry point {config['Entrypoint']!r} is a shell's: SIGTERM would not reach the service")
+    unwanted = ("pip", "pip3", "gcc", "cc", "make", "git", "curl", "wget", "conda", "uv")
+    folders = ("usr/bin", "bin", "usr/local/bin", "opt/venv/bin")
+    found = [f"{folder}/{name}" for folder in folders for name in unwanted if (root / folder / name).exists()]
+    found += [str(path.relative_to(root)) for path in root.glob("**/site-packages/*") if path.name in ("pip", "torch")]
+    found += [str(path.relative_to(root)) for path in (root / "opt").rglob("training")]
+    writable = [path for path in (root / "opt").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+    if found or writable:
+        raise CheckFailed(f"the image should not hold {found}; anyone may change {[str(p) for p in writable[:5]]}")
+
+
+def run_as_the_engine_would(root: Path, config: Mapping[str, Any]) -> None:
+    """The probe starts the image's command in namespaces of its own: no network but loopback, no other process."""
+    unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+    command = (*unshare, sys.executable, str(PROBE), str(root), json.dumps(config))
+    if subprocess.run(command, check=False).returncode:
+        raise CheckFailed("the container did not do what it should: see above")
+
+
+def check(base_image: str | None) -> None:
+    needed = ["buildah", "unshare", "setpriv", "git"] + (["debootstrap"] if base_image is None else [])
+    missing = [name for name in needed if not shutil.which(name)]
+    if missing or os.geteuid() != 0:
+        raise CheckFailed(f"needs root and {', '.join(needed)}; missing: {', '.join(missing) or 'root'}")
+    # Every layer is a full copy (vfs): about 6 GB for a while.
+    with TemporaryDirectory(prefix="image-check-", dir="/var/tmp") as temporary:
+        storage = Path(temporary)
+        buildah = Buildah(storage)
+        build(buildah, base_image or debian_image(buildah))
+        config = buildah.inspect(TAG)["Docker"]["config"]
+        print_layers(buildah, storage)
+        with buildah.mounted(TAG) as root:
+            check_contents(root, config)
+            run_as_the_engine_would(root, config)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base-image", help="an image with Python 3.11 to pull, instead of one made by debootstrap")
+    options = parser.parse_args(arguments)
+    try:
+        check(options.base_image)
+    except CheckFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
