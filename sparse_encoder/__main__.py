@@ -34,7 +34,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(store: Store) -> None:
     aliases, pins, leases = store.aliases().values(), store.pins(), store.leases()
-    for version in store.versions():
+    versions = store.versions()
+    if not versions:
+        print(f"no versions in {store.url}", file=sys.stderr)  # noqa: T201
+    for version in versions:
         marks = [alias.name for alias in aliases if alias.version == version]
         marks += ["pinned"] * (version in pins)
         marks += [f"held by {service}" for service, held in leases.items() if version in held]

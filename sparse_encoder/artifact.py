@@ -272,8 +272,8 @@ def new_directory(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         for entry in temporary.iterdir():
-            _fsync(entry)
-        _fsync(temporary)
+            fsync(entry)
+        fsync(temporary)
         try:
             temporary.rename(target)
         except OSError as error:
@@ -283,7 +283,7 @@ def new_directory(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _fsync(target.parent)
+    fsync(target.parent)
 
 
 def file_record(path: Path) -> FileRecord:
@@ -304,7 +304,8 @@ def _plain_files(directory: Path) -> list[os.DirEntry[str]]:
     return entries
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Waits until the file or the entries of the directory at `path` are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -11,14 +11,11 @@ All methods block; any number of processes may use one store at once.
 from __future__ import annotations
 
 import dataclasses
-import getpass
-import json
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -28,17 +25,17 @@ from sparse_encoder.artifact import (
     SAFE_NAME,
     Artifact,
     ArtifactError,
-    ArtifactExistsError,
     Manifest,
     new_directory,
     read_artifact,
 )
-from sparse_encoder.store_files import StoreError, open_files
+from sparse_encoder.store_files import AlreadyThereError, StoreError, exclusive, open_files
+from sparse_encoder.store_records import Alias, parse_lease, to_json, who
 
 __all__ = ["Alias", "Store", "StoreError", "UnknownVersionError", "who"]
 
-FORMAT_VERSION = 1
 LEASE_LASTS = timedelta(hours=1)
+LEASE_REMOVED = timedelta(days=1)  #: so much later than it counts that nobody renews it at that moment
 GRACE_SECONDS = 3600.0  #: what is younger is never collected: its publisher may not be done with it
 PREVIOUS_VERSIONS = 20  #: that an alias remembers
 
@@ -48,18 +45,6 @@ T = TypeVar("T")
 
 class UnknownVersionError(StoreError):
     """No version or alias has this name; the message lists those that exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alias:
-    """A name that services follow."""
-
-    name: str
-    version: str
-    previous: tuple[str, ...]  #: versions it stood for before, newest first
-    updated: str  #: UTC, ISO 8601
-    by: str  #: who set it
-    note: str  #: why
 
 
 class Store:
@@ -74,17 +59,18 @@ class Store:
         self.url = url
         self._files = open_files(url, storage_options or {})
         self._grace_seconds = grace_seconds
+        self._created: dict[str, str] = {}  # by version; never changes, so it is read once
 
     def versions(self) -> list[str]:
         """The complete versions, oldest first."""
-        found: list[tuple[str, str]] = []
-        for name in self._do(self._files.names, "versions"):
-            if SAFE_NAME.fullmatch(name):
-                with suppress(UnknownVersionError):  # no manifest: not complete, or just removed
-                    found.append((self._created(name), name))
-        return [name for _, name in sorted(found)]
+        found = {name for name in self._do(self._files.versions) if SAFE_NAME.fullmatch(name)}
+        for name in found - self._created.keys():
+            with suppress(UnknownVersionError):  # just removed
+                self._created[name] = self._read_created(name)
+        self._created = {name: created for name, created in self._created.items() if name in found}
+        return sorted(self._created, key=lambda name: (self._created[name], name))
 
-    def _created(self, version: str) -> str:
+    def _read_created(self, version: str) -> str:
         try:
             return self.manifest(version).created
         except ArtifactError:
@@ -98,31 +84,35 @@ class Store:
     def _manifest_text(self, version: str) -> str:
         content = None
         if SAFE_NAME.fullmatch(version):
-            content = self._do(self._files.read, f"versions/{version}/{MANIFEST}")
+            content = self._do(self._files.read, _manifest_path(version))
         if content is None:
             raise self._unknown(version)
         return content.decode("utf-8", "replace")
 
+    def read_file(self, version: str, name: str) -> bytes | None:
+        """A small file of a version, checked; None if the version has no such file.
+
+        :raises UnknownVersionError: if there is no such complete version.
+        :raises ArtifactError: if the version is damaged.
+        """
+        record = self.manifest(version).files.get(name)
+        if record is None:
+            return None
+        content = self._do(self._files.read, f"versions/{version}/{name}")
+        if content is None:
+            self._manifest_text(version)  # says so if it was just removed
+        if content is None or sha256(content).hexdigest() != record.sha256:
+            raise ArtifactError(f"{name} of {version} in {self.url} is damaged: publish the model under a new version")
+        return content
+
     def aliases(self) -> dict[str, Alias]:
         """By name. An alias file that cannot be read is an error: it must not look like an alias that is gone."""
-        names = [name.removesuffix(".json") for name in self._do(self._files.names, "aliases") if name[0] != "."]
-        return {name: alias for name in names if (alias := self._alias(name))}
+        return {name: alias for name in self._json_names("aliases") if (alias := self._alias(name))}
 
     def _alias(self, name: str) -> Alias | None:
-        document = self._read_json(f"aliases/{name}.json")
-        if document is None:
-            return None
-        try:
-            return Alias(
-                name=name,
-                version=str(document["version"]),
-                previous=tuple(map(str, document["previous"])),
-                updated=str(document["updated"]),
-                by=str(document["by"]),
-                note=str(document["note"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"aliases/{name}.json of {self.url} is no alias ({error!r}): set it again") from error
+        path = f"aliases/{name}.json"
+        content = self._do(self._files.read, path)
+        return None if content is None else Alias.from_json(name, content, f"{path} of {self.url}")
 
     def resolve(self, name: str) -> str:
         """The version that an alias stands for, or the version of that name.
@@ -133,16 +123,18 @@ class Store:
             alias = self._alias(name)
             if alias:
                 return alias.version
-            if self._do(self._files.read, f"versions/{name}/{MANIFEST}") is not None:
+            if self._exists(name):
                 return name
         raise self._unknown(name)
 
+    def _exists(self, version: str) -> bool:
+        return self._do(self._files.read, _manifest_path(version)) is not None
+
     def _unknown(self, name: str) -> UnknownVersionError:
-        known = [n for n in self._do(self._files.names, "versions") if SAFE_NAME.fullmatch(n)]
-        aliases = [n.removesuffix(".json") for n in self._do(self._files.names, "aliases") if n[0] != "."]
+        known = [n for n in self._do(self._files.versions) if SAFE_NAME.fullmatch(n)]
         return UnknownVersionError(
             f"{self.url} has no version or alias {name!r}; versions: {', '.join(known) or 'none'}; "
-            f"aliases: {', '.join(aliases) or 'none'}"
+            f"aliases: {', '.join(self._json_names('aliases')) or 'none'}"
         )
 
     def publish(self, artifact: Path, *, aliases: Sequence[str] = (), by: str, note: str = "") -> str:
@@ -158,66 +150,87 @@ class Store:
             self._check_name(alias)
         version = manifest.version
         if not self._holds(manifest):
-            names = [*manifest.files, MANIFEST]
-            with suppress(FileExistsError, ArtifactExistsError):  # somebody else was faster; looked at below
-                self._do(self._files.add_directory, artifact, f"versions/{version}", names)
-            self._holds(manifest)
+            with suppress(AlreadyThereError):  # somebody else was faster; looked at below
+                self._do(self._files.add_directory, artifact, f"versions/{version}", [*manifest.files, MANIFEST])
+            if not self._holds(manifest):
+                raise StoreError(
+                    f"versions/{version} of {self.url} has other files and no manifest: another publisher is at work, "
+                    "or died; publish under another version, or collect garbage when it is an hour old"
+                )
         for alias in aliases:
             self.set_alias(alias, version, by=by, note=note)
         return version
 
     def _holds(self, manifest: Manifest) -> bool:
-        content = self._do(self._files.read, f"versions/{manifest.version}/{MANIFEST}")
-        if content is None:
+        try:
+            held = self.manifest(manifest.version)
+        except UnknownVersionError:
             return False
-        with suppress(ArtifactError):
-            if Manifest.from_json(content.decode("utf-8", "replace")).files == manifest.files:
-                return True
+        except ArtifactError:
+            held = None
+        if held and held.files == manifest.files:
+            return True
         raise StoreError(
-            f"{self.url} has a version {manifest.version} already, with other content: versions never change; publish "
-            "under another version"
+            f"{self.url} has a version {manifest.version} already, with other content: versions never change; point an "
+            "alias at that one, or publish under another version"
         )
 
     def set_alias(self, name: str, version: str, *, by: str, note: str = "") -> Alias:
         """Points `name` at `version`, at once for every reader.
 
         :raises UnknownVersionError: if there is no such version.
+        :raises StoreError: if a version is called `name`.
         """
         self._check_name(name)
-        with self._locked():
-            return self._set_alias(name, version, by, note)
+        if self._exists(name):
+            raise StoreError(f"{name} is a version of {self.url}: choose another name for the alias")
+        return self._set_alias(name, lambda _: (version, note), by)
 
-    def _set_alias(self, name: str, version: str, by: str, note: str) -> Alias:
-        self._manifest_text(version)
-        before = self._alias(name)
-        history = (before.version, *before.previous) if before else ()
-        previous = tuple(dict.fromkeys(v for v in history if v != version))[:PREVIOUS_VERSIONS]
-        alias = Alias(name, version, previous, _now().isoformat(), by, note)
-        self._write_json(f"aliases/{name}.json", {k: v for k, v in dataclasses.asdict(alias).items() if k != "name"})
-        try:
-            self._manifest_text(version)  # on an object store it may have been collected in between
-        except UnknownVersionError:
-            if before:
-                content = {k: v for k, v in dataclasses.asdict(before).items() if k != "name"}
-                self._write_json(f"aliases/{name}.json", content)
-            raise
-        return alias
+    def _set_alias(self, name: str, choose: Callable[[Alias | None], tuple[str, str]], by: str) -> Alias:
+        """`choose` gives the version and the note, from the alias as it is."""
+        path = f"aliases/{name}.json"
+        before: bytes | None = None
+        alias: Alias | None = None
+
+        def change(content: bytes | None) -> bytes:
+            nonlocal before, alias
+            old = None if content is None else Alias.from_json(name, content, f"{path} of {self.url}")
+            version, note = choose(old)
+            self._manifest_text(version)
+            history = (old.version, *old.previous) if old else ()
+            previous = tuple(dict.fromkeys(v for v in history if v != version))[:PREVIOUS_VERSIONS]
+            before, alias = content, Alias(name, version, previous, _now().isoformat(), by, note)
+            return alias.to_json()
+
+        with self._locked():
+            self._do(self._files.update, path, change)
+            assert alias
+            ours = alias.to_json()
+            try:
+                self._manifest_text(alias.version)
+            except UnknownVersionError:  # collected meanwhile, where there is no lock
+                self._do(self._files.update, path, lambda content: before if content == ours else content)
+                raise
+            return alias
 
     def rollback(self, name: str, *, by: str, note: str = "") -> Alias:
         """Points `name` at the version that it stood for before, of those that still exist.
 
         :raises StoreError: if there is none.
         """
-        with self._locked():
-            alias = self._alias(name) if SAFE_NAME.fullmatch(name) else None
+
+        def choose(alias: Alias | None) -> tuple[str, str]:
             if alias is None:
                 raise self._unknown(name)
             for version in alias.previous:
-                with suppress(UnknownVersionError):
-                    return self._set_alias(name, version, by, note or f"rollback from {alias.version}")
-        raise StoreError(
-            f"{name} has no earlier version left to go back to: point it at one of {', '.join(self.versions())}"
-        )
+                if self._exists(version):
+                    return version, note or f"rollback from {alias.version}"
+            raise StoreError(
+                f"{name} has no earlier version left to go back to: point it at one of {', '.join(self.versions())}"
+            )
+
+        self._check_name(name)
+        return self._set_alias(name, choose, by)
 
     def fetch(self, version: str, cache_dir: Path) -> Artifact:
         """The artifact, every byte checked. A local store's is read in place; a remote one's is kept in `cache_dir`.
@@ -226,10 +239,18 @@ class Store:
         :raises ArtifactError: if it is damaged.
         """
         text = self._manifest_text(version)
-        if (path := self._files.local(f"versions/{version}")) is not None:
-            artifact = read_artifact(path)
-        else:
-            artifact = self._download(version, text, cache_dir / f"{version}-{sha256(text.encode()).hexdigest()[:12]}")
+        try:
+            if (path := self._files.local(f"versions/{version}")) is not None:
+                artifact = read_artifact(path)
+            else:
+                name = f"{version}-{sha256(text.encode()).hexdigest()[:12]}"
+                artifact = self._download(version, text, cache_dir / name)
+        except (ArtifactError, StoreError, OSError) as error:
+            if not self._exists(version):  # collected meanwhile
+                raise self._unknown(version) from error
+            if isinstance(error, OSError):
+                raise StoreError(f"{version} of {self.url} cannot be read ({error}): see to the disk") from error
+            raise
         if artifact.manifest.version != version:
             raise ArtifactError(
                 f"versions/{version} of {self.url} holds {artifact.manifest.version}: it was copied by hand to the "
@@ -238,16 +259,18 @@ class Store:
         return artifact
 
     def _download(self, version: str, manifest_text: str, target: Path) -> Artifact:
-        if target.is_dir():
-            with suppress(ArtifactError):
-                return read_artifact(target)
-            shutil.rmtree(target)  # damaged in the cache
-        with suppress(ArtifactExistsError), new_directory(target) as directory:
-            for name in Manifest.from_json(manifest_text).files:
-                self._do(self._files.download, f"versions/{version}/{name}", directory / name)
-            (directory / MANIFEST).write_text(manifest_text, encoding="utf-8")
-            read_artifact(directory)
-        return read_artifact(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with exclusive(target.with_name(".lock")):  # once, however many processes want it
+            if target.is_dir():
+                with suppress(ArtifactError):
+                    return read_artifact(target)
+                shutil.rmtree(target)  # damaged in the cache
+            with new_directory(target) as directory:
+                for name in Manifest.from_json(manifest_text).files:
+                    self._do(self._files.download, f"versions/{version}/{name}", directory / name)
+                (directory / MANIFEST).write_text(manifest_text, encoding="utf-8")
+                artifact = read_artifact(directory)
+        return dataclasses.replace(artifact, path=target)
 
     def pin(self, version: str, *, by: str, note: str = "") -> None:
         """Keeps `version` from being collected until `unpin`.
@@ -257,13 +280,19 @@ class Store:
         with self._locked():
             self._manifest_text(version)
             self._write_json(f"pins/{version}.json", {"by": by, "note": note, "updated": _now().isoformat()})
+            try:
+                self._manifest_text(version)
+            except UnknownVersionError:  # collected meanwhile, where there is no lock
+                self.unpin(version)
+                raise
 
     def unpin(self, version: str) -> None:
         self._check_name(version)
-        self._do(self._files.remove, f"pins/{version}.json")
+        self._do(self._files.remove_file, f"pins/{version}.json")
 
     def pins(self) -> list[str]:
-        return [name.removesuffix(".json") for name in self._do(self._files.names, "pins") if name[0] != "."]
+        """The pinned versions."""
+        return self._json_names("pins")
 
     def renew_lease(self, instance: str, versions: Iterable[str]) -> None:
         """Says that the service `instance` holds `versions`; good for an hour."""
@@ -272,16 +301,20 @@ class Store:
 
     def drop_lease(self, instance: str) -> None:
         self._check_name(instance)
-        self._do(self._files.remove, f"leases/{instance}.json")
+        self._do(self._files.remove_file, f"leases/{instance}.json")
 
     def leases(self) -> dict[str, list[str]]:
         """Versions by the service that holds them, of leases that still count."""
-        held: dict[str, list[str]] = {}
-        for name in self._do(self._files.names, "leases"):
-            document = self._read_json(f"leases/{name}") if name[0] != "." else None
-            if document and _now() - datetime.fromisoformat(document["renewed"]) < LEASE_LASTS:
-                held[name.removesuffix(".json")] = list(document["versions"])
-        return held
+        leases = {service: self._lease(service) for service in self._json_names("leases")}
+        return {service: versions for service, (versions, age) in leases.items() if age < LEASE_LASTS}
+
+    def _lease(self, service: str) -> tuple[list[str], timedelta]:
+        path = f"leases/{service}.json"
+        content = self._do(self._files.read, path)
+        if content is None:  # dropped meanwhile
+            return [], timedelta.max
+        held, renewed = parse_lease(content, f"{path} of {self.url}")
+        return held, _now() - renewed
 
     def collect_garbage(self, keep: int, *, dry_run: bool = False) -> list[str]:
         """Removes versions that nothing needs, and what dead publishers left; returns the names removed.
@@ -289,17 +322,32 @@ class Store:
         A version stays while an alias stands for it, or did so within its last `keep` versions, while it is pinned or
         a service holds it, and for an hour after it was written.
         """
+        if keep < 0:
+            raise StoreError(f"keep must be 0 or more, got {keep}")
         removed = []
         for name in self._do(self._files.names, "versions"):
             with self._locked():  # so that no alias comes to it meanwhile
-                if name in self._needed(keep):
+                if name in self._needed(keep) or not self._is_old(f"versions/{name}"):
                     continue
-                if self._do(self._files.age_seconds, f"versions/{name}") < self._grace_seconds:
-                    continue
-                if not dry_run:
-                    self._do(self._files.remove, f"versions/{name}")
-            removed.append(name)
+                if dry_run or self._do(
+                    self._files.remove_directory, f"versions/{name}", partial(self._is_needed, name, keep)
+                ):
+                    removed.append(name)
+        if not dry_run:
+            for folder in ("aliases", "pins", "leases"):
+                for name in self._do(self._files.names, folder):
+                    if name.startswith(".") and self._is_old(f"{folder}/{name}"):
+                        self._do(self._files.remove_file, f"{folder}/{name}")
+            for service in self._json_names("leases"):
+                if self._lease(service)[1] > LEASE_REMOVED:
+                    self.drop_lease(service)
         return removed
+
+    def _is_old(self, path: str) -> bool:
+        return self._do(self._files.age_seconds, path) >= self._grace_seconds
+
+    def _is_needed(self, version: str, keep: int) -> bool:
+        return version in self._needed(keep)
 
     def _needed(self, keep: int) -> set[str]:
         needed = {*self.pins(), *(version for held in self.leases().values() for version in held)}
@@ -311,45 +359,38 @@ class Store:
         if not SAFE_NAME.fullmatch(name):
             raise StoreError(f"{name!r} must be letters, digits and ._- (at most 128): choose another name")
 
-    def _read_json(self, path: str) -> dict[str, Any] | None:
-        content = self._do(self._files.read, path)
-        if content is None:
-            return None
-        try:
-            document = json.loads(content)
-            if not isinstance(document, dict) or document.pop("format_version") != FORMAT_VERSION:
-                raise ValueError(f"no object with format_version {FORMAT_VERSION}")
-        except (ValueError, KeyError) as error:
-            raise StoreError(f"{path} of {self.url} cannot be read ({error!r}): remove it and set it again") from error
-        return document
+    def _json_names(self, folder: str) -> list[str]:
+        """Names without their ending; not what a publisher that died left."""
+        names = (name.removesuffix(".json") for name in self._do(self._files.names, folder) if name.endswith(".json"))
+        return [name for name in names if SAFE_NAME.fullmatch(name)]
 
     def _write_json(self, path: str, document: dict[str, Any]) -> None:
-        content = json.dumps({"format_version": FORMAT_VERSION, **document}, ensure_ascii=False, indent=2) + "\n"
-        self._do(self._files.replace, path, content.encode())
+        self._do(self._files.replace, path, to_json(document))
 
-    def _locked(self) -> Any:
-        return self._files.lock()
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self._files.lock()
+        self._do(lock.__enter__)
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
 
     def _do(self, operation: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return operation(*args, **kwargs)
-        except (StoreError, ArtifactError, FileExistsError):
+        except (StoreError, ArtifactError):
             raise
         except Exception as error:  # clients of object stores raise exceptions of their own
             raise StoreError(
-                f"{self.url} failed to {operation.__name__} ({type(error).__name__}: {error}): see that it can be "
-                "reached, that there is room, and that these credentials may do it"
+                f"{self.url} failed at {operation.__name__.strip('_')} ({type(error).__name__}: {error}): see that it "
+                "can be reached, that there is room, and that you may do this there"
             ) from error
-
-
-def who() -> str:
-    """`user@host`, for the records of a store."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _manifest_path(version: str) -> str:
+    return f"versions/{version}/{MANIFEST}"

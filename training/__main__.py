@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sparse_encoder.artifact import ArtifactError
-from sparse_encoder.store import Store, StoreError, who
+from sparse_encoder.store import Store, StoreError
 from training.config import Config, ConfigError, RunError, load_config
 from training.data import DataError
 
@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "vocab": "build the vocabulary only",
         "train": "run every stage that is not done yet: vocabulary, teacher vectors, alignment, sparse training",
         "evaluate": "measure the trained checkpoint; writes evaluation.json, .md and .png into the run directory",
-        "publish": "write the measured checkpoint as a versioned artifact that the service can load",
+        "publish": "put the measured checkpoint into a store that services follow, if it passes the recipe's gates",
     }
     for name, text in help_of.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -30,13 +30,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "evaluate":
             command.add_argument("--queries", type=int, default=1000, help="at most so many queries a set (0 = all)")
         if name == "publish":
-            command.add_argument("--store", required=True, help="directory or fsspec URL that receives the version")
-            command.add_argument(
-                "--alias", action="append", default=[], help="name that shall stand for it; repeatable"
-            )
-            command.add_argument(
-                "--force", metavar="REASON", default="", help="publish although gates fail; kept there"
-            )
+            command.add_argument("--store", required=True, help="directory or fsspec URL, such as s3://bucket/models")
+            command.add_argument("--alias", action="append", default=[], help="name that shall stand for the version")
+            command.add_argument("--force", action="store_true", help="publish although a gate fails; needs --reason")
+            command.add_argument("--reason", default="", help="why it is forced; kept in the store")
             command.add_argument("--pack", type=Path, help="also write the packed (int8) form to this new directory")
     return parser
 
@@ -61,25 +58,19 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         evaluate.write_report(report, run)
         print(evaluate.table(report))  # noqa: T201
     else:
-        store = Store(options.store)
-        version = publish.publish(
-            config,
-            run,
-            store,
-            aliases=options.alias,
-            by=who(),
-            forced_because=options.force,
-            pack_to=options.pack,
-        )
-        print(version)  # noqa: T201
+        publication = publish.Publication(Store(options.store), tuple(options.alias), options.reason)
+        print(publish.publish(config, run, publication, options.pack))  # noqa: T201
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "publish" and options.force != bool(options.reason.strip()):
+        parser.error("--force and --reason TEXT go together")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         _run(options, load_config(options.recipe, data_root=options.data_root))
-    except (ConfigError, DataError, ArtifactError, StoreError, RunError) as error:
+    except (ConfigError, DataError, ArtifactError, RunError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

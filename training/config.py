@@ -143,17 +143,16 @@ class TrainConfig(Section):
 
 
 class GateConfig(Section):
-    """What a model must reach to be published; figures are those of ``training evaluate``."""
+    """What a model must show to be published, by the figures of ``training evaluate``; see ``training.gate``."""
 
-    active_query: tuple[float, float] = (2.0, 64.0)  #: mean active words of a query, on every set
+    active_query: tuple[float, float] = (2.0, 64.0)  #: mean active words of a query, on every retrieval set
     active_document: tuple[float, float] = (4.0, 256.0)
-    source_preservation: float = 0.0  #: share of held-out terms, at least
-    synonym_activation: float = 0.0
-    max_ndcg_drop: float = 0.01  #: nDCG@10 that a set may lose against the version that the alias stands for
+    source_preservation: float = Field(default=0.0, ge=0, le=1)  #: share of held-out terms, at least; 0 = any
+    synonym_activation: float = Field(default=0.0, ge=0, le=1)
+    max_ndcg_drop: float = Field(default=0.01, ge=0)  #: nDCG@10 below the incumbent's that a retrieval set may have
 
 
 class PublishConfig(Section):
-    gate: GateConfig = GateConfig()
     max_length_document: int = 256
     max_length_query: int = 64
     top_k_document: int = 256
@@ -162,6 +161,7 @@ class PublishConfig(Section):
     bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     max_expansion_rate: float = Field(default=0.0, ge=0, lt=1)  #: share of texts a rare word may be added to; 0 = any
     limits: str = "Not examined."  #: what the model card says the model cannot do
+    gate: GateConfig = GateConfig()
 
 
 class Config(Section):

@@ -1,44 +1,65 @@
-"""Whether a measured model may be published: a pure decision on figures."""
+"""Whether a checkpoint may be published, by its figures and those of the versions that it would replace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from training.config import GateConfig
 
-Report = Mapping[str, Any]  #: what ``training evaluate`` wrote; also the ``evaluation`` of a manifest
+Evaluation = Mapping[str, Any]  #: as `training.evaluate.evaluate` makes it
 
 
-def failures(report: Report, gate: GateConfig, incumbents: Mapping[str, Report]) -> list[str]:
-    """What speaks against the model, one sentence each with figure and threshold; empty if nothing does.
+def failed_gates(gate: GateConfig, evaluation: Evaluation, incumbents: Mapping[str, Evaluation]) -> list[str]:
+    """One sentence for each gate that fails, with its figure and threshold.
 
-    ``incumbents``: the figures of the versions that services use now, by version.
+    ``incumbents``: the evaluations of the versions to be replaced, by version. A figure that is missing or no number
+    fails; so does a retrieval set that the incumbent was measured on in another way.
     """
-    found = []
-    for name, row in report["retrieval"].items():
-        for side, (low, high) in (("query", gate.active_query), ("document", gate.active_document)):
-            active = row[f"active_{side}"]
-            if not low <= active <= high:
-                found.append(f"{name}: {active:.1f} active words a {side}, must be {low:g} to {high:g}")
-    for measure in ("source_preservation", "synonym_activation"):
-        least = getattr(gate, measure)
-        if least and "terms" not in report:
-            found.append(f"{measure} was not measured, must be at least {least:.1%}: the recipe has no held-out terms")
-        elif least and report["terms"][measure] < least:
-            found.append(f"{measure} is {report['terms'][measure]:.1%}, must be at least {least:.1%}")
+    failed = [*_active_words(gate, evaluation), *_terms(gate, evaluation)]
     for version, incumbent in incumbents.items():
-        for name, before in incumbent.get("retrieval", {}).items():
-            now = report["retrieval"].get(name)
-            if now is None:
-                found.append(f"{name} was not measured, but {version} was measured on it")
-                continue
-            size, size_before = ((r["documents"], r["queries"]) for r in (now, before))
-            if size != size_before:
-                found.append(f"{name} has {size} documents and queries, {version} was measured on {size_before}")
-                continue
-            figure, figure_before = (r["sparse"]["nDCG@10"] for r in (now, before))
-            if figure < figure_before - gate.max_ndcg_drop:
-                lost = f"{name}: nDCG@10 {figure:.3f}, {version} has {figure_before:.3f}"
-                found.append(f"{lost}; it may lose {gate.max_ndcg_drop:g}")
-    return found
+        failed += _ndcg(gate.max_ndcg_drop, evaluation, version, incumbent)
+    return failed
+
+
+def _active_words(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
+    sets = evaluation.get("retrieval") or {}
+    if not sets:
+        yield "active words were not measured: the recipe names no retrieval set"
+    for name, row in sets.items():
+        for kind, (low, high) in (("query", gate.active_query), ("document", gate.active_document)):
+            active = row[f"active_{kind}"]
+            if not low <= active <= high:
+                yield f"{name}: {active:.1f} active words a {kind}, must be {low:g} to {high:g}"
+
+
+def _terms(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
+    minima = {
+        "source_preservation": gate.source_preservation,
+        "synonym_activation": gate.synonym_activation,
+    }
+    for name, minimum in minima.items():
+        share = (evaluation.get("terms") or {}).get(name)
+        if minimum and share is None:
+            yield f"{name.replace('_', ' ')} was not measured, must be at least {minimum:.3f}: name held-out terms"
+        elif minimum and not share >= minimum:
+            yield f"{name.replace('_', ' ')} is {share:.3f}, must be at least {minimum:.3f}"
+
+
+def _ndcg(max_loss: float, evaluation: Evaluation, version: str, incumbent: Evaluation) -> Iterator[str]:
+    sets = evaluation.get("retrieval") or {}
+    for name, theirs in (incumbent.get("retrieval") or {}).items():
+        if name not in sets:
+            yield f"{name}: not measured, but {version} was: measure it too"
+            continue
+        ours = sets[name]
+        counts = [(row["documents"], row["queries"]) for row in (ours, theirs)]
+        if counts[0] != counts[1]:
+            yield (
+                f"{name}: measured on {counts[0][0]:,} documents and {counts[0][1]:,} queries, {version} on "
+                f"{counts[1][0]:,} and {counts[1][1]:,}: the figures cannot be compared"
+            )
+            continue
+        figure, least = ours["sparse"]["nDCG@10"], theirs["sparse"]["nDCG@10"] - max_loss
+        if not figure >= least:
+            yield f"{name}: nDCG@10 is {figure:.3f}, must be at least {least:.3f} ({version} less {max_loss:g})"

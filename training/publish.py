@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer as BackendTokenizer
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import (
+    TOKEN_IDS,
     Description,
     GoldenVector,
     InputType,
@@ -26,7 +28,7 @@ from sparse_encoder.artifact import (
 )
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import dequantise, pack, quantise
-from sparse_encoder.store import Store
+from sparse_encoder.store import Store, who
 from sparse_encoder.token_ids import read_token_ids, write_token_ids
 from sparse_encoder.tokenizer import Tokenizer
 from training.calibrate import excess_bias
@@ -34,7 +36,7 @@ from training.card import model_card
 from training.config import Config, RunError
 from training.data import TrainingData
 from training.encode import encode
-from training.gate import failures
+from training.gate import failed_gates
 from training.query_side import query_tokens
 from training.student import CLOSED_BIAS
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
@@ -135,38 +137,66 @@ def read_origin(run: Path) -> dict[str, str]:
     return origin
 
 
-def publish(
-    config: Config,
-    run: Path,
-    store: Store,
-    *,
-    aliases: Sequence[str] = (),
-    by: str,
-    forced_because: str = "",
-    pack_to: Path | None = None,
-) -> str:
-    """Put the run's model into ``store``, point ``aliases`` at it, and pack it to ``pack_to``; returns its version.
+@dataclass(frozen=True)
+class Publication:
+    """Where a checkpoint is published, and with which say."""
 
-    ``forced_because``: a reason to publish although gates fail; it is kept in the aliases, with what failed.
+    store: Store
+    aliases: tuple[str, ...] = ()  #: that shall stand for it
+    forced_for: str = ""  #: the reason to publish although a gate fails; "" = do not
 
-    Raises ``RunError`` if the run was not evaluated, or another export was, or a gate fails; then nothing is changed.
+
+def publish(config: Config, run: Path, publication: Publication, pack_to: Path | None = None) -> str:
+    """Puts the measured checkpoint of ``run`` into the store, and packed into ``pack_to``; returns its version.
+
+    Raises ``RunError`` if the run was not evaluated, another export was, or a gate fails; nothing is changed then.
     """
-    exported = run / "export"
-    evaluation = _read_evaluation(run, exported)
-    current = store.aliases()
-    incumbents = {current[name].version for name in aliases if name in current}
-    figures = {version: store.manifest(version).evaluation for version in sorted(incumbents)}
-    failed = failures(evaluation, config.publish.gate, figures)
-    if failed and not forced_because:
-        raise RunError(
-            "not published, because of the gates in [publish.gate]:\n  "
-            + "\n  ".join(failed)
-            + "\ntrain better, change the gates, or publish with --force REASON"
-        )
-    note = f"forced because {forced_because}; failed: {'; '.join(failed)}" if failed else "every gate passed"
-    origin = read_origin(run)
+    evaluation = _read_evaluation(run, run / "export")
     if pack_to and pack_to.exists():
         raise RunError(f"{pack_to}: exists already; remove it or name another directory for --pack")
+    store, by = publication.store, who()
+    failed = failed_gates(config.publish.gate, evaluation, _incumbents(publication))
+    note = ""
+    if failed and not publication.forced_for:
+        lines = "".join(f"\n  {gate}" for gate in failed)
+        raise RunError(
+            f"not published, gates failed:{lines}\ntrain further, change [publish.gate] of the recipe, or publish with "
+            "--force --reason TEXT"
+        )
+    if failed:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        note = f"forced by {by} at {when}: {publication.forced_for}; failed gates: {'; '.join(failed)}"
+    with tempfile.TemporaryDirectory(dir=run, prefix="publish.") as folder:
+        previous = _token_ids(publication, Path(folder))
+        artifact = write(config, run, Path(folder), {**evaluation, "forced": note} if note else evaluation, previous)
+        version = store.publish(artifact, aliases=publication.aliases, by=by, note=note)
+        if pack_to:
+            pack(artifact, pack_to)
+    return version
+
+
+def _incumbents(publication: Publication) -> dict[str, Mapping[str, Any]]:
+    aliases = publication.store.aliases()
+    versions = [aliases[name].version for name in publication.aliases if name in aliases]
+    return {version: publication.store.manifest(version).evaluation for version in versions}
+
+
+def _token_ids(publication: Publication, folder: Path) -> dict[str, int]:
+    """Those of the incumbent, or else of the newest version: a token keeps its id."""
+    versions = [*_incumbents(publication), *reversed(publication.store.versions())]
+    content = publication.store.read_file(versions[0], TOKEN_IDS) if versions else None
+    if content is None:
+        return {}
+    (folder / TOKEN_IDS).write_bytes(content)
+    return read_token_ids(folder)
+
+
+def write(
+    config: Config, run: Path, folder: Path, evaluation: Mapping[str, Any], previous_token_ids: Mapping[str, int]
+) -> Path:
+    """Writes the artifact into ``folder`` under its version id; returns its path."""
+    exported = run / "export"
+    origin = read_origin(run)
     roles = Roles.load(exported / "roles.json")
     tokenizer = Tokenizer.from_file(exported / "tokenizer.json")
     model = SpladeModel.from_pretrained(exported, roles.never_emitted)
@@ -184,10 +214,6 @@ def publish(
         text: vector.prune(top_k=10).to_words(tokenizer.vocabulary)
         for text, vector in zip(sample, encode(model, tokenizer, sample, max_length=64), strict=True)
     }
-    given_ids: dict[str, int] = {}
-    for incumbent in incumbents:
-        with TemporaryDirectory() as cache:
-            given_ids |= read_token_ids(store.fetch(incumbent, Path(cache)).path)
     weights = weights_hash(exported)
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
@@ -214,14 +240,10 @@ def publish(
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         write_golden(directory / "golden.jsonl", golden)
         query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
-        write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, given_ids)
+        write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, previous_token_ids)
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
-    with TemporaryDirectory(dir=run) as folder:
-        artifact = write_artifact(Path(folder) / version, fill, lambda _: description)
-        if pack_to:
-            pack(artifact, pack_to)
-        return store.publish(artifact, aliases=aliases, by=by, note=note)
+    return write_artifact(folder / version, fill, lambda _: description)
 
 
 def weights_hash(exported: Path) -> str:

@@ -1,53 +1,97 @@
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import pytest
 
 from training.config import GateConfig
-from training.gate import failures
+from training.gate import failed_gates
 
-ROW = {"documents": 10, "queries": 5, "active_query": 20.0, "active_document": 100.0, "sparse": {"nDCG@10": 0.5}}
-REPORT = {"retrieval": {"set": ROW}, "terms": {"source_preservation": 0.99, "synonym_activation": 0.4}}
+GATE = GateConfig(
+    active_query=(5, 60),
+    active_document=(20, 250),
+    source_preservation=0.9,
+    synonym_activation=0.3,
+    max_ndcg_drop=0.01,
+)
 
 
-def with_row(**changed: Any) -> dict[str, Any]:
-    return REPORT | {"retrieval": {"set": ROW | changed}}
+def evaluation() -> dict[str, Any]:
+    row = {
+        "documents": 1693,
+        "queries": 1000,
+        "sparse": {"nDCG@10": 0.42},
+        "active_query": 31.0,
+        "active_document": 248.0,
+    }
+    terms = {"source_preservation": 0.99, "synonym_activation": 0.39}
+    return {"terms": terms, "retrieval": {"alias": row, "law": copy.deepcopy(row)}}
 
 
-def test_a_first_version_needs_no_incumbent() -> None:
-    assert failures(REPORT, GateConfig(source_preservation=0.99, synonym_activation=0.4), {}) == []
+def test_good_figures_pass() -> None:
+    assert failed_gates(GATE, evaluation(), {}) == []
+    assert failed_gates(GATE, evaluation(), {"v1": evaluation()}) == []
 
 
 @pytest.mark.parametrize(
-    ("report", "gate", "sentence"),
+    ("path", "value", "message"),
     [
-        (with_row(active_query=65.0), GateConfig(), "set: 65.0 active words a query, must be 2 to 64"),
-        (with_row(active_document=3.0), GateConfig(), "set: 3.0 active words a document, must be 4 to 256"),
-        (REPORT, GateConfig(source_preservation=0.995), "source_preservation is 99.0%, must be at least 99.5%"),
+        (("retrieval", "law", "active_query"), 0.0, "law: 0.0 active words a query, must be 5 to 60"),
+        (("retrieval", "law", "active_query"), 60.1, "law: 60.1 active words a query, must be 5 to 60"),
+        (("retrieval", "alias", "active_document"), 900.0, "alias: 900.0 active words a document, must be 20 to 250"),
+        (("retrieval", "alias", "active_document"), math.nan, "alias: nan active words a document, must be 20 to 250"),
+        (("terms", "source_preservation"), 0.5, "source preservation is 0.500, must be at least 0.900"),
+        (("terms", "synonym_activation"), 0.299, "synonym activation is 0.299, must be at least 0.300"),
+        (("terms", "synonym_activation"), math.nan, "synonym activation is nan, must be at least 0.300"),
         (
-            {"retrieval": {}},
-            GateConfig(synonym_activation=0.1),
-            "synonym_activation was not measured, must be at least 10.0%: the recipe has no held-out terms",
+            ("retrieval", "law", "sparse", "nDCG@10"),
+            0.409,
+            "law: nDCG@10 is 0.409, must be at least 0.410 (v1 less 0.01)",
+        ),
+        (
+            ("retrieval", "law", "sparse", "nDCG@10"),
+            math.nan,
+            "law: nDCG@10 is nan, must be at least 0.410 (v1 less 0.01)",
+        ),
+        (
+            ("retrieval", "law", "queries"),
+            100,
+            "law: measured on 1,693 documents and 100 queries, v1 on 1,693 and 1,000: the figures cannot be compared",
         ),
     ],
 )
-def test_each_gate_says_figure_and_threshold(report: dict[str, Any], gate: GateConfig, sentence: str) -> None:
-    assert failures(report, gate, {}) == [sentence]
+def test_each_gate_fails_by_itself(path: tuple[str, ...], value: float, message: str) -> None:
+    measured = evaluation()
+    place = measured
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert failed_gates(GATE, measured, {"v1": evaluation()}) == [message]
 
 
-def test_no_set_may_lose_more_than_the_margin() -> None:
-    gate = GateConfig(max_ndcg_drop=0.02)
-    assert failures(with_row(sparse={"nDCG@10": 0.481}), gate, {"v1": REPORT}) == []
-    assert failures(with_row(sparse={"nDCG@10": 0.479}), gate, {"v1": REPORT}) == [
-        "set: nDCG@10 0.479, v1 has 0.500; it may lose 0.02"
+def test_a_loss_within_the_margin_passes_and_every_incumbent_counts() -> None:
+    measured, better = evaluation(), evaluation()
+    measured["retrieval"]["law"]["sparse"]["nDCG@10"] = 0.411
+    better["retrieval"]["law"]["sparse"]["nDCG@10"] = 0.5
+    assert failed_gates(GATE, measured, {"v1": evaluation()}) == []
+    (failed,) = failed_gates(GATE, measured, {"v1": evaluation(), "v2": better})
+    assert "0.411, must be at least 0.490 (v2" in failed
+
+
+def test_what_was_not_measured_fails() -> None:
+    measured = evaluation()
+    del measured["terms"], measured["retrieval"]["law"]
+    assert failed_gates(GATE, measured, {"v1": evaluation()}) == [
+        "source preservation was not measured, must be at least 0.900: name held-out terms",
+        "synonym activation was not measured, must be at least 0.300: name held-out terms",
+        "law: not measured, but v1 was: measure it too",
     ]
+    assert failed_gates(GateConfig(), {}, {}) == ["active words were not measured: the recipe names no retrieval set"]
 
 
-def test_what_cannot_be_compared_fails() -> None:
-    assert failures({"retrieval": {}}, GateConfig(), {"v1": REPORT}) == [
-        "set was not measured, but v1 was measured on it"
-    ]
-    assert failures(with_row(queries=6), GateConfig(), {"v1": REPORT}) == [
-        "set has (10, 6) documents and queries, v1 was measured on (10, 5)"
-    ]
+def test_a_new_retrieval_set_has_no_incumbent() -> None:
+    measured = evaluation()
+    measured["retrieval"]["new"] = {**measured["retrieval"]["law"], "sparse": {"nDCG@10": 0.0}}
+    assert failed_gates(GATE, measured, {"v1": evaluation()}) == []

@@ -1,5 +1,7 @@
 """The whole line once: train twenty steps on the sample, evaluate, publish, and serve what was published."""
 
+import copy
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,9 +18,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from app.checkpoints import load_checkpoint
 from app.main import openvino_encoder
-from sparse_encoder.artifact import Artifact, read_artifact
+from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.packed import unpack
-from sparse_encoder.store import Store
+from sparse_encoder.store import Store, who
 from training.config import RunError
 from training.trainer import Progress, SparseModel, Watch
 from training.vocabulary import Roles
@@ -36,11 +38,8 @@ def training(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
-    for command, *extra in (
-        ["train"],
-        ["evaluate"],
-        ["publish", "--store", f"{run}/store", "--alias", "stable", "--pack", f"{run}/packed"],
-    ):
+    publish = ["publish", "--store", f"{run}/store", "--alias", "stable", "--pack", f"{run}/packed"]
+    for command, *extra in (["train"], ["evaluate"], publish):
         done = training(command, RECIPE, "--run", str(run), *extra)
         assert done.returncode == 0, done.stderr[-3000:]
     return run
@@ -48,8 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def artifact(run: Path) -> Artifact:
-    (path,) = (run / "store" / "versions").iterdir()
-    return read_artifact(path)
+    store = Store(str(run / "store"))
+    return store.fetch(store.resolve("stable"), run / "cache")
 
 
 @pytest.mark.timeout(300)
@@ -108,6 +107,86 @@ def test_finished_stages_are_not_run_again(run: Path) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
+def strict(recipe: Path) -> Path:
+    """A recipe with a gate that the sample cannot pass."""
+    text = (ROOT / RECIPE).read_text(encoding="utf-8")
+    recipe.write_text(text.replace("active_query = [1, 500]", "active_query = [1, 2]"), encoding="utf-8")
+    return recipe
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_gate_refuses_and_force_says_who_and_why(run: Path, artifact: Artifact, tmp_path: Path) -> None:
+    recipe, store = strict(tmp_path / "recipe.toml"), tmp_path / "store"
+    shutil.copytree(run / "store", store)
+    before, left = files(store), sorted(run.iterdir())
+    command = (
+        "publish",
+        str(recipe),
+        "--run",
+        str(run),
+        "--store",
+        str(store),
+        "--alias",
+        "canary",
+        "--alias",
+        "stable",
+    )
+    done = training(*command)
+    active = artifact.manifest.evaluation["retrieval"]["sample"]["active_query"]
+    gate = f"sample: {active:.1f} active words a query, must be 1 to 2"
+    assert done.returncode == 1
+    assert f"error: not published, gates failed:\n  {gate}\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (files(store), sorted(run.iterdir())) == (before, left)
+
+    done = training(*command, "--force", "--reason", "to look at it")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == artifact.manifest.version
+    shown = subprocess.run(
+        [sys.executable, "-m", "sparse_encoder", "store", str(store), "show", "canary"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    note = shown.split("\n", 1)[0]
+    assert note.startswith("canary: stands for it; set ")
+    assert f"forced by {who()} at 20" in note
+    assert note.endswith(f"to look at it; failed gates: {gate}")
+    assert sorted(run.iterdir()) == left
+
+
+def test_a_worse_model_does_not_replace_the_incumbent(run: Path, artifact: Artifact, tmp_path: Path) -> None:
+    better = copy.deepcopy(dict(artifact.manifest.evaluation))
+    better["retrieval"]["sample"]["sparse"]["nDCG@10"] += 0.1
+    description = {field.name: getattr(artifact.manifest, field.name) for field in dataclasses.fields(Description)}
+    shutil.copytree(artifact.path, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
+    incumbent = write_artifact(
+        tmp_path / "incumbent",
+        lambda folder: [shutil.copy(file, folder) for file in (tmp_path / "files").iterdir()] and None,
+        lambda _: Description(**{**description, "version": "incumbent", "evaluation": better}),
+    )
+    store = Store(str(tmp_path / "store"))
+    store.publish(incumbent, aliases=["stable"], by="test")
+    command = ("publish", RECIPE, "--run", str(run), "--store", store.url)
+    done = training(*command, "--alias", "stable")
+    assert done.returncode == 1
+    assert "(incumbent less 0.05)" in done.stderr
+    assert store.versions() == ["incumbent"]
+    done = training(*command, "--alias", "canary")  # which stands for nothing yet
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (store.resolve("stable"), store.resolve("canary")) == ("incumbent", artifact.manifest.version)
+
+
+def test_force_needs_a_reason(tmp_path: Path) -> None:
+    done = training("publish", RECIPE, "--run", str(tmp_path), "--store", str(tmp_path / "store"), "--force")
+    assert done.returncode == 2
+    assert "--force and --reason TEXT go together" in done.stderr
+
+
 def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
     done = training("publish", RECIPE, "--run", str(tmp_path), "--store", str(tmp_path / "store"))
     assert done.returncode == 1
@@ -142,43 +221,6 @@ def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -
     done = training("train", str(recipe), "--run", str(run))
     assert done.returncode == 1
     assert "the recipe's 'vocabulary' differs" in done.stderr
-
-
-def test_a_model_that_fails_a_gate_is_published_by_force_only(run: Path, tmp_path: Path) -> None:
-    """The incumbent has better figures than this run."""
-    other, store = tmp_path / "run", tmp_path / "store"
-    shutil.copytree(run, other, ignore=shutil.ignore_patterns("store", "packed", "checkpoint-*"))
-    shutil.copytree(run / "store", store)
-    report = json.loads((other / "evaluation.json").read_text(encoding="utf-8"))
-    (name, row), *_ = report["retrieval"].items()
-    row["sparse"]["nDCG@10"] -= 0.5
-    (other / "evaluation.json").write_text(json.dumps(report), encoding="utf-8")
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8").replace('name = "sample"', 'name = "other"')
-    recipe.write_text(text, encoding="utf-8")
-    command = [
-        "publish",
-        str(recipe),
-        "--run",
-        str(other),
-        "--store",
-        str(store),
-        "--data-root",
-        str(ROOT / "training/sample"),
-    ]
-    before = Store(str(store)).aliases()
-    done = training(*command, "--alias", "stable")
-    assert done.returncode == 1
-    assert f"{name}: nDCG@10 " in done.stderr
-    assert "it may lose 0.01" in done.stderr
-    assert Store(str(store)).aliases() == before
-    assert len(Store(str(store)).versions()) == 1
-    done = training(*command, "--alias", "stable", "--force", "the sample is small")
-    assert done.returncode == 0, done.stderr
-    alias = Store(str(store)).aliases()["stable"]
-    assert alias.version == done.stdout.split()[-1]
-    assert alias.note.startswith(f"forced because the sample is small; failed: {name}: nDCG@10")
-    assert "@" in alias.by
 
 
 def test_figures_of_other_weights_are_not_published(run: Path, tmp_path: Path) -> None:
