@@ -36,9 +36,6 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
     """
     artifact = read_artifact(artifact_dir)
     tokenizer = Tokenizer.from_file(str(artifact_dir / TOKENIZER))
-    # OpenSearch cuts at 512 tokens unless the file says where, and has no use for special tokens.
-    tokenizer.enable_truncation(artifact.manifest.max_length_query - tokenizer.num_special_tokens_to_add(False))
-    tokenizer.post_processor = None
     kind = json.loads(tokenizer.to_str())["model"]["type"]
     if kind != "WordPiece":
         raise ArtifactError(
@@ -80,7 +77,7 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
     # The service composes Hangul before the tokenizer sees it.
     document["normalizer"] = _setting(Sequence([NFC(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]))
     document["post_processor"] = None  # it would add special tokens, by ids that are not theirs any more
-    # Where the service cuts a query off, whose length counts the special tokens.
+    # Where the service cuts a query off, whose length counts the special tokens; OpenSearch's own limit is 512.
     tokenizer.enable_truncation(artifact.manifest.max_length_query - tokenizer.num_special_tokens_to_add(is_pair=False))
     document["truncation"] = json.loads(tokenizer.to_str())["truncation"]
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:

@@ -54,19 +54,6 @@ def test_opensearch_gets_the_vectors_of_the_service(tiny_artifact: Path, tmp_pat
     assert empty < 10
 
 
-def test_a_long_query_is_cut_where_the_service_cuts_it(tiny_artifact: Path, tmp_path: Path) -> None:
-    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
-    manifest = read_artifact(tiny_artifact).manifest
-    tokenizer = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
-    tokens = QueryTokens.read(tiny_artifact, manifest.vocabulary_size)
-    assert tokens is not None
-    query = " ".join(SENTENCES)
-    (text,) = tokenizer.encode_batch([query], manifest.max_length_query)
-    assert text.truncated
-    expected = tokens.vector(text.ids).to_words(tokenizer.vocabulary)
-    assert as_opensearch(archive, query) == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Path, tmp_path: Path) -> None:
     archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
     once = as_opensearch(archive, "손해 배상")
