@@ -270,7 +270,7 @@ def test_two_publishers_of_one_version_never_mix(url: str, tmp_path: Path) -> No
         other.publish(theirs, aliases=["stable"], by="other")
         add(*arguments)
 
-    store._files.add_directory = other_first  # type: ignore[method-assign]
+    store._files.add_directory = other_first  # type: ignore[method-assign,assignment]
     with pytest.raises(StoreError, match="with other content"):
         store.publish(ours, aliases=["stable"], by="test")
     check(url, tmp_path / "cache", {"v1"})
