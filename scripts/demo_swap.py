@@ -84,7 +84,15 @@ def train(run: Path, store: Store, pair: tuple[str, str] | None, steps: int) -> 
     recipe = write_recipe(run.with_suffix(".toml"), pair, steps)
     command("-m", "training", "train", recipe, "--run", run)
     command("-m", "training", "evaluate", recipe, "--run", run)
-    publish = ("--store", store.url, "--alias", "stable", "--force", "a demonstration: so short a training is no good")
+    publish = (
+        "--store",
+        store.url,
+        "--alias",
+        "stable",
+        "--force",
+        "--reason",
+        "a demonstration: so short a training is no good",
+    )
     command("-m", "training", "publish", recipe, "--run", run, *publish)
 
 
