@@ -40,9 +40,11 @@ def _terms(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
     }
     for name, minimum in minima.items():
         share = (evaluation.get("terms") or {}).get(name)
-        if minimum and share is None:
+        if not minimum:
+            continue
+        if share is None:
             yield f"{name.replace('_', ' ')} was not measured, must be at least {minimum:.3f}: name held-out terms"
-        elif minimum and not share >= minimum:
+        elif not share >= minimum:
             yield f"{name.replace('_', ' ')} is {share:.3f}, must be at least {minimum:.3f}"
 
 

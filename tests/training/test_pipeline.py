@@ -160,10 +160,13 @@ def test_a_worse_model_does_not_replace_the_incumbent(run: Path, artifact: Artif
     better = copy.deepcopy(dict(artifact.manifest.evaluation))
     better["retrieval"]["sample"]["sparse"]["nDCG@10"] += 0.1
     description = {field.name: getattr(artifact.manifest, field.name) for field in dataclasses.fields(Description)}
-    shutil.copytree(artifact.path, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(artifact.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+
     incumbent = write_artifact(
         tmp_path / "incumbent",
-        lambda folder: [shutil.copy(file, folder) for file in (tmp_path / "files").iterdir()] and None,
+        fill,
         lambda _: Description(**{**description, "version": "incumbent", "evaluation": better}),
     )
     store = Store(str(tmp_path / "store"))
