@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hmac
+from typing import TypeVar
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.api import Service, get_service
-from app.errors import Conflict, Forbidden, InvalidField, ServiceError, Unauthorized, Unavailable, UnknownVersion
+from app.api import Service, get_service, read_body
+from app.errors import (
+    Conflict,
+    Forbidden,
+    InvalidField,
+    MalformedJson,
+    ServiceError,
+    Unauthorized,
+    Unavailable,
+    UnknownVersion,
+)
 from app.stored import Stored
 from sparse_encoder.artifact import SAFE_NAME
 from sparse_encoder.store import StoreError, UnknownVersionError
+
+B = TypeVar("B", bound=BaseModel)
 
 
 class SetAlias(BaseModel):
@@ -49,7 +61,7 @@ async def load(version: str, request: Request) -> dict[str, object]:
     await _poll(stored)
     stored.pins.forget_refusals()
     if stored.watcher.snapshot.resolve(version) == _version_of(stored, stored.swapper.alias):
-        return await _follow(service, stored)
+        return await _follow(service, stored, retry=True)
     try:
         with service.versions.hold(await stored.pins.find(version)):
             return _outcome(service, stored)
@@ -58,8 +70,9 @@ async def load(version: str, request: Request) -> dict[str, object]:
 
 
 @router.put("/aliases/{name}", summary="Let an alias stand for a version")
-async def set_alias(name: str, body: SetAlias, request: Request) -> dict[str, object]:
+async def set_alias(name: str, request: Request) -> dict[str, object]:
     service = get_service(request)
+    body = await _read(SetAlias, request)
     stored = _stored(service)
     if not SAFE_NAME.fullmatch(name):
         raise InvalidField(f"alias {name[:128]!r} must be letters, digits and ._- (at most 128)", "name")
@@ -71,14 +84,27 @@ async def set_alias(name: str, body: SetAlias, request: Request) -> dict[str, ob
 
 
 @router.post("/rollback", summary="Let an alias stand for the version before")
-async def rollback(body: Rollback, request: Request) -> dict[str, object]:
+async def rollback(request: Request) -> dict[str, object]:
     service = get_service(request)
+    body = await _read(Rollback, request)
     stored = _stored(service)
     try:
         await stored.watcher.do(stored.watcher.store.rollback, body.alias, by=stored.watcher.instance)
     except StoreError as error:
         raise _store_error(error) from error
     return await _settled(service, stored, body.alias)
+
+
+async def _read(model: type[B], request: Request) -> B:
+    """After the key was checked, and no more than `max_body_bytes`: FastAPI would read any body before it asks."""
+    try:
+        return model.model_validate_json(await read_body(request, get_service(request).limits.max_body_bytes))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedJson(f"the body is not JSON: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"])) or None
+        raise InvalidField(f"{field or 'body'}: {first['msg']}", field) from None
 
 
 def _stored(service: Service) -> Stored:
@@ -99,8 +125,9 @@ async def _poll(stored: Stored) -> None:
         raise _store_error(error) from error
 
 
-async def _follow(service: Service, stored: Stored) -> dict[str, object]:
-    await stored.swapper.follow(retry=True)
+async def _follow(service: Service, stored: Stored, *, retry: bool = False) -> dict[str, object]:
+    """`retry` is for a version refused before; an alias that was just set is tried without, by the poll or here."""
+    await stored.swapper.follow(retry=retry)
     wanted, served = _version_of(stored, stored.swapper.alias), service.versions.serving.version
     if wanted != served:
         reason = stored.swapper.failure.reason if stored.swapper.failure else "its alias changed meanwhile"

@@ -136,7 +136,7 @@ async def encode(request: Request) -> Response:
     (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
     """
     service = get_service(request)
-    asked = _parse(await _read_body(request, service.limits.max_body_bytes))
+    asked = _parse(await read_body(request, service.limits.max_body_bytes))
     limit = service.limits.max_texts_per_request
     if len(asked.texts) > limit:
         raise TooLarge(
@@ -218,7 +218,7 @@ async def metrics(request: Request) -> Response:
     return Response(get_service(request).metrics.render(), media_type=CONTENT_TYPE)
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     too_large = TooLarge(f"the body has more than {max_bytes} bytes: send fewer texts at once")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large

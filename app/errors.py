@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
@@ -146,14 +145,6 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_: Request, error: ServiceError) -> Response:
         return error_response(error.status, error.type, error.message, error.param, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_admin_body(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return error_response(400, MalformedJson.type, "the body is not JSON")
-        field = ".".join(str(part) for part in first["loc"][1:]) or None
-        return error_response(422, InvalidField.type, f"{field or 'body'}: {first['msg']}", field)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

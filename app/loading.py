@@ -85,7 +85,7 @@ class Loader:
         while True:
             try:
                 return await loop.run_in_executor(
-                    self._thread, self._load, version, loaded, served, trusted, superseded
+                    self._thread, self._load_or_free, version, loaded, served, trusted, superseded
                 )
             except Refused as refused:
                 if refused.stage != "memory" or not await self._versions.make_room():
@@ -99,6 +99,23 @@ class Loader:
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _load_or_free(
+        self,
+        version: str,
+        loaded: Checkpoint | None,
+        served: Checkpoint | None,
+        trusted: bool,
+        superseded: Callable[[], bool],
+    ) -> Checkpoint:
+        try:
+            return self._load(version, loaded, served, trusted, superseded)
+        except (Refused, Superseded) as error:
+            # Tracebacks hold the checkpoint, which would be freed on the event loop and stop it meanwhile.
+            outcome = error.with_traceback(None)
+            outcome.__cause__ = outcome.__context__ = None
+        memory.give_back_freed_memory()
+        raise outcome
 
     def _load(
         self,

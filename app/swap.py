@@ -106,11 +106,11 @@ class Swapper:
                 self._followed, self._refused, self.failure = alias, None, None
 
     async def _swap(self, alias: Alias) -> None:
-        served = self._versions.serving.checkpoint
+        before = self._versions.serving.version
         started = time.perf_counter()
         checkpoint = await self._loader.load(
             alias.version,
-            served,
+            self._versions.serving.checkpoint,  # in no variable here: the one replaced must be free to leave
             trusted=self._is_way_back(alias.version),
             superseded=lambda: (now := self._wanted()) is not None and now.version != alias.version,
         )
@@ -120,7 +120,7 @@ class Swapper:
             "load_seconds": round(time.perf_counter() - started, 3),
             "seconds_since_alias_set": _seconds_since(alias.updated),
         }
-        fields = {"version": alias.version, "before": served.version, **seconds}
+        fields = {"version": alias.version, "before": before, **seconds}
         log.info("serving another version", extra={"fields": fields})
         await self._loader.clean_cache(resident.version for resident in self._versions.residents())
 

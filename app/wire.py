@@ -6,6 +6,7 @@ ASCII only: OpenSearch decodes an answer chunk by chunk, and a character cut in 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -24,15 +25,15 @@ def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
     Blank tokens have none. A dot cannot stay: OpenSearch reads it as a path, and fails on documents that pass a second
     inference processor. What is done is done to queries and documents alike, so both sides agree.
     """
-    taken = set(vocabulary)
+    written = [token.replace(".", "\u2024") if dotted == "replace" else token for token in vocabulary]
+    often = Counter(written)
 
-    def key(token: str) -> str | None:
-        written = token.replace(".", "\u2024") if dotted == "replace" else token
-        if not token.strip() or "." in written or (written != token and written in taken):
+    def key(token: str, name: str) -> str | None:
+        if not name.strip() or "." in name or (name != token and often[name] > 1):
             return None
-        return json.dumps(written) + ":"
+        return json.dumps(name) + ":"
 
-    return [key(token) for token in vocabulary]
+    return [key(token, name) for token, name in zip(vocabulary, written, strict=True)]
 
 
 def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys:

@@ -9,12 +9,13 @@ needs a container engine or a daemon. The base made by debootstrap is kept in th
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ CERTIFICATES = (
 SUITE = "bookworm"  # its Python is the one of constraints.txt
 PACKAGES = "python3,python3-venv,ca-certificates"
 TAG = "localhost/sparse-encoder:check"
+COPIED = re.compile(r"COPY --from=build ")  #: in the last stage
 PROBE = Path(__file__).with_name("image_probe.py")
 
 
@@ -50,12 +52,17 @@ class Buildah:
     """buildah with a storage of its own, that leaves nothing behind; chroot isolation needs no kernel feature."""
 
     def __init__(self, storage: Path) -> None:
-        self._storage = storage
         self._flags = ("--storage-driver", "vfs", "--root", storage / "root", "--runroot", storage / "run")
+        self._environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 
     def __call__(self, *arguments: str | Path) -> str:
-        environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-        return run("buildah", *self._flags, *arguments, env=environment)
+        return run("buildah", *self._flags, *arguments, env=self._environment)
+
+    def show(self, *arguments: str | Path) -> None:
+        """Like a call, for long work: its output goes to the terminal as it comes."""
+        parts = ["buildah", *map(str, self._flags), *map(str, arguments)]
+        if code := subprocess.run(parts, env=self._environment, check=False).returncode:
+            raise CheckFailed(f"buildah {arguments[0]} ended with {code}: see above")
 
     def inspect(self, image: str) -> dict[str, Any]:
         """The image's configuration, with Docker's names (`docker.config.Entrypoint`)."""
@@ -102,27 +109,31 @@ def build(buildah: Buildah, base: str) -> None:
     flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if Path(CERTIFICATES).is_file():
         flags.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
-    # Layers, to see what each instruction adds; the format that knows HEALTHCHECK.
-    print(buildah("build", "--layers", "--format", "docker", *flags, "--tag", TAG, ROOT)[-300:])
+    # The format that knows HEALTHCHECK. One layer for each stage: with vfs, which copies, one for each step is 15 GB.
+    buildah.show("build", "--format", "docker", *flags, "--tag", TAG, ROOT)
 
 
-def print_layers(buildah: Buildah, storage: Path) -> None:
-    """Bytes as unpacked and as transferred, and the instruction that made each layer."""
-    directory = storage / "pushed"
-    buildah("push", "--quiet", "--format", "oci", TAG, f"dir:{directory}")
-    manifest = json.loads((directory / "manifest.json").read_text())
-    config = json.loads((directory / manifest["config"]["digest"].split(":")[1]).read_text())
-    made_by = [entry["created_by"] for entry in config["history"] if not entry.get("empty_layer")]
-    sizes: list[tuple[int, int]] = []
-    for layer in manifest["layers"]:
-        blob = directory / layer["digest"].split(":")[1]
-        with gzip.open(blob) as stream:
-            sizes.append((sum(len(part) for part in iter(lambda: stream.read(1 << 20), b"")), blob.stat().st_size))
-    print("\n  unpacked   as gzip  layer")
-    for (plain, packed), text in zip(sizes, made_by, strict=True):
-        print(f"{plain / 1e6:7.0f} MB {packed / 1e6:6.0f} MB  {text[:80]}")
-    print(f"{sum(s[0] for s in sizes) / 1e6:7.0f} MB {sum(s[1] for s in sizes) / 1e6:6.0f} MB  together")
-    shutil.rmtree(directory)
+def print_sizes(root: Path) -> None:
+    """Bytes of what each COPY of the Dockerfile's last stage adds, and of the rest: unpacked, and as transferred."""
+    copied = [
+        line.split()[-1].lstrip("/") for line in (ROOT / "Dockerfile").read_text().splitlines() if COPIED.match(line)
+    ]
+    parts = {f"/{path}": [path] for path in copied}
+    parts["base image"] = [".", *(f"--exclude=./{path}" for path in copied)]
+    print("\n  unpacked   as gzip")
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, arguments in parts.items():
+        tar = subprocess.Popen(["tar", "-C", str(root), "-cf", "-", *reversed(arguments)], stdout=subprocess.PIPE)
+        assert tar.stdout
+        plain, packed, compressor = 0, 0, zlib.compressobj(wbits=31)
+        while part := tar.stdout.read(1 << 20):
+            plain, packed = plain + len(part), packed + len(compressor.compress(part))
+        if tar.wait():
+            raise CheckFailed(f"{name} cannot be read")
+        sizes[name] = plain, packed + len(compressor.flush())
+    sizes["together"] = sum(plain for plain, _ in sizes.values()), sum(packed for _, packed in sizes.values())
+    for name, (plain, packed) in sizes.items():
+        print(f"{plain / 1e6:7.0f} MB {packed / 1e6:6.0f} MB  {name}")
 
 
 def check_contents(root: Path, config: Mapping[str, Any]) -> None:
@@ -156,14 +167,13 @@ def check(base_image: str | None) -> None:
     missing = [name for name in needed if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         raise CheckFailed(f"needs root and {', '.join(needed)}; missing: {', '.join(missing) or 'root'}")
-    # Every layer is a full copy (vfs): about 6 GB for a while.
+    # Every layer is a full copy (vfs): some GB for a while.
     with TemporaryDirectory(prefix="image-check-", dir="/var/tmp") as temporary:
-        storage = Path(temporary)
-        buildah = Buildah(storage)
+        buildah = Buildah(Path(temporary))
         build(buildah, base_image or debian_image(buildah))
         config = buildah.inspect(TAG)["Docker"]["config"]
-        print_layers(buildah, storage)
         with buildah.mounted(TAG) as root:
+            print_sizes(root)
             check_contents(root, config)
             run_as_the_engine_would(root, config)
 

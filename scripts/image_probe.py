@@ -77,7 +77,7 @@ def probe(root: Path, config: Mapping[str, Any]) -> None:
             require(time.monotonic() - started < READY_SECONDS, f"not ready within {READY_SECONDS} s")
             time.sleep(0.05)
         print(f"ready {time.monotonic() - started:.1f} s after its start", flush=True)
-        status = Path(f"/proc/{service.pid}/status").read_text()
+        status = (root / "proc" / str(service.pid) / "status").read_text()  # of the new process namespace
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         require(fields["Uid"].split() == [config["User"].split(":")[0]] * 4, f"runs as {fields['Uid']}")
         require(int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0, "has capabilities")

@@ -64,11 +64,12 @@ class Store:
     def versions(self) -> list[str]:
         """The complete versions, oldest first."""
         found = {name for name in self._do(self._files.versions) if SAFE_NAME.fullmatch(name)}
-        for name in found - self._created.keys():
+        known, created = self._created, {}  # threads share a store: what one iterates, no other changes
+        for name in found:
             with suppress(UnknownVersionError):  # just removed
-                self._created[name] = self._read_created(name)
-        self._created = {name: created for name, created in self._created.items() if name in found}
-        return sorted(self._created, key=lambda name: (self._created[name], name))
+                created[name] = known[name] if name in known else self._read_created(name)
+        self._created = created
+        return sorted(created, key=lambda name: (created[name], name))
 
     def _read_created(self, version: str) -> str:
         try:

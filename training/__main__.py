@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace, config: Config) -> None:
     elif options.command == "evaluate":
         training_data = data.load_training_data(config)
         publish.export(run / "train" / "final", exported, config, training_data)
-        checkpoint = evaluate.Checkpoint.from_export(exported)
+        checkpoint = evaluate.Checkpoint.from_export(run)
         report = evaluate.evaluate(config, checkpoint, training_data.held_out, query_limit=options.queries)
         report["weights_sha256"] = publish.weights_hash(exported)
         evaluate.write_report(report, run)

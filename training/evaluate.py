@@ -14,11 +14,13 @@ import numpy as np
 from kiwipiepy import Kiwi
 
 from sparse_encoder.model import SpladeModel
+from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
 from training.data import RetrievalData, TermPair, load_retrieval
 from training.encode import encode
+from training.query_side import query_tokens
 from training.retrieval import MEASURES, measure, rank, rank_bm25, to_matrix
 from training.vocabulary import Roles
 
@@ -35,12 +37,16 @@ class Checkpoint:
 
     model: SpladeModel
     tokenizer: Tokenizer
+    query_tokens: QueryTokens  #: for queries without the model
 
     @classmethod
-    def from_export(cls, path: Path) -> Checkpoint:
-        """Read what ``publish.export`` wrote."""
-        model = SpladeModel.from_pretrained(path, Roles.load(path / "roles.json").never_emitted)
-        return cls(model, Tokenizer.from_file(path / "tokenizer.json"))
+    def from_export(cls, run: Path) -> Checkpoint:
+        """Read what ``publish.export`` wrote into ``run / "export"``."""
+        path = run / "export"
+        roles = Roles.load(path / "roles.json")
+        model = SpladeModel.from_pretrained(path, roles.never_emitted)
+        tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+        return cls(model, tokenizer, query_tokens(run, roles, default=False))
 
 
 def morphemes(texts: list[str], workers: int = 2) -> list[list[str]]:
@@ -62,7 +68,10 @@ def choose_queries(data: RetrievalData, limit: int) -> list[int]:
 
 
 def evaluate_retrieval(config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000) -> dict[str, Any]:
-    """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words."""
+    """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words.
+
+    ``inference_free``: the same documents, queries by ``query_tokens``.
+    """
     settings = config.publish
     results: dict[str, Any] = {}
     for item in config.data.retrieval_sets:
@@ -89,13 +98,17 @@ def evaluate_retrieval(config: Config, checkpoint: Checkpoint, *, query_limit: i
             bf16=True,
             description=f"{item.name} queries",
         )
-        runs = rank(to_matrix(queries, size), to_matrix(documents, size))
+        tokenised = checkpoint.tokenizer.encode_batch(texts, settings.max_length_query)
+        own = [checkpoint.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
+        index = to_matrix(documents, size)
         results[item.name] = {
             "documents": len(documents),
             "queries": len(queries),
-            "sparse": measure(runs, relevant, data.document_ids),
+            "sparse": measure(rank(to_matrix(queries, size), index), relevant, data.document_ids),
+            "inference_free": measure(rank(to_matrix(own, size), index), relevant, data.document_ids),
             "bm25": measure(rank_bm25(morphemes(data.documents), morphemes(texts)), relevant, data.document_ids),
             "active_query": float(np.mean([len(v) for v in queries])),
+            "active_query_inference_free": float(np.mean([len(v) for v in own])),
             "active_document": float(np.mean([len(v) for v in documents])),
             "flops": _flops(queries, documents, size),
         }
@@ -168,14 +181,14 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "| set | documents / queries | "
         + " | ".join(f"{name} (BM25)" for name in MEASURES)
-        + " | active query / document |",
-        "|---|---|" + "---|" * (len(MEASURES) + 1),
+        + " | nDCG@10, inference-free queries | active query / document |",
+        "|---|---|" + "---|" * (len(MEASURES) + 2),
     ]
     for name, row in report["retrieval"].items():
         figures = " | ".join(f"{row['sparse'][m]:.3f} ({row['bm25'][m]:.3f})" for m in MEASURES)
         lines.append(
             f"| {name} | {row['documents']:,} / {row['queries']:,} | {figures} "
-            f"| {row['active_query']:.0f} / {row['active_document']:.0f} |"
+            f"| {row['inference_free']['nDCG@10']:.3f} | {row['active_query']:.0f} / {row['active_document']:.0f} |"
         )
     if terms := report.get("terms"):
         lines += [

@@ -73,7 +73,7 @@ class Runner:
         restored = to_restore(self._owner, self._cluster.facts())
         if restored is not None:
             self._write("PUT", "/_cluster/settings", {"persistent": restored})
-            self._say(f"restored cluster settings: {', '.join(sorted(restored))}")
+            self._done(f"restored cluster settings: {', '.join(sorted(restored))}")
         return bool(found) or restored is not None
 
     def _apply_settings(self, plan: Plan) -> bool:
@@ -103,7 +103,7 @@ class Runner:
                 "it was left alone: choose another --name"
             )
         id_ = self._create(resource, marked(resource.kind, body, self._owner, print_))
-        self._say(f"{'replaced' if found else 'created'} {resource.kind} {resource.name}")
+        self._done(f"{'replaced' if found else 'created'} {resource.kind} {resource.name}")
         return id_, True
 
     def _create(self, resource: Resource, body: Mapping[str, Any]) -> str:
@@ -173,7 +173,7 @@ class Runner:
                 raise
 
         self._wait(f"the end of what uses {found.kind} {found.name}", unless_in_use)
-        self._say(f"removed {found.kind} {found.name}")
+        self._done(f"removed {found.kind} {found.name}")
 
     def _indices(self) -> list[str]:
         """Those whose default pipelines are ours."""
@@ -190,6 +190,9 @@ class Runner:
         )
         self._say(f"{method} {path}" + (f"\n{shown}" if shown else ""))
         return {}
+
+    def _done(self, line: str) -> None:
+        self._say(f"would be: {line}" if self._dry_run else line)
 
     def _wait(self, what: str, ask: Callable[[], T | None]) -> T:
         """The first answer of `ask` that is not None."""

@@ -77,6 +77,9 @@ def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
     # The service composes Hangul before the tokenizer sees it.
     document["normalizer"] = _setting(Sequence([NFC(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]))
     document["post_processor"] = None  # it would add special tokens, by ids that are not theirs any more
+    # Where the service cuts a query off, whose length counts the special tokens; OpenSearch's own limit is 512.
+    tokenizer.enable_truncation(artifact.manifest.max_length_query - tokenizer.num_special_tokens_to_add(is_pair=False))
+    document["truncation"] = json.loads(tokenizer.to_str())["truncation"]
     with ZipFile(target, "w", ZIP_DEFLATED) as archive:
         archive.writestr(TOKENIZER, json.dumps(document))
         archive.writestr(IDF, json.dumps(weights))

@@ -392,11 +392,13 @@ async def test_if_no_version_can_leave_the_answer_is_a_503_that_says_so(
 
 async def test_a_version_loads_on_after_the_request_for_it_timed_out(store: Store, published: dict[str, Path]) -> None:
     store.publish(published["v2"], by="test")
-    async with running(store, request_timeout_seconds=0.3) as service:
+    async with running(store, request_timeout_seconds=2) as service:
         service.hold_next = True
         response = await service.encode(version="v2")
         assert response.status_code == 503
-        assert "v2 was not loaded within 0.3 s" in response.json()["error"]["message"]
+        assert "v2 was not loaded within 2 s" in response.json()["error"]["message"]
+        while "v2" not in service.encoders:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         service.hold_next = False
         service.encoders["v2"][0].release()
         await service.until(lambda info: "v2" in info["resident"])
@@ -458,8 +460,14 @@ async def test_another_vocabulary_is_served_if_that_is_allowed_and_its_answers_h
     async with running(store, allow_vocabulary_change=True) as service:
         (before,) = (await service.encode(**everything)).json()
         assert word in before
-        store.publish(copy(published["talkative"], tmp_path / "other", "other", rename), aliases=["stable"], by="test")
+        store.publish(copy(published["talkative"], tmp_path / "other", "other", rename), by="test")
+        service.encoders["talkative"][0].hold()
+        admitted = asyncio.create_task(service.encode(**everything))
+        await service.encoders["talkative"][0].entered()
+        store.set_alias("stable", "other", by="test")
         await service.serves("other")
+        service.encoders["talkative"][0].release()
+        assert (await admitted).json() == [before]  # with the words of its own version
         (after,) = (await service.encode(**everything)).json()
         assert after == {"새말" if key == word else key: weight for key, weight in before.items()}
 
@@ -575,3 +583,18 @@ async def test_a_remote_store_is_downloaded_once_and_cleaned_up(tmp_path: Path, 
         while [path.name.split("-")[0] for path in cache.iterdir()] != ["v2"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert await service.version() == "v2"
+
+
+async def test_a_version_just_loaded_is_used_before_it_can_leave_for_another(
+    store: Store, published: dict[str, Path]
+) -> None:
+    for version in ("v2", "v3", "v4"):
+        store.publish(published[version], by="test")
+    async with running(store) as service:
+        responses = await asyncio.gather(*(service.encode(version=version) for version in ("v2", "v3", "v4") * 3))
+        for version, response in zip(("v2", "v3", "v4") * 3, responses, strict=True):
+            if response.status_code == 200:
+                assert response.headers["x-model-version"] == version
+            else:
+                assert (response.status_code, "can leave now" in response.text) == (503, True), response.text
+        assert [response.status_code for response in responses[::3]] == [200] * 3

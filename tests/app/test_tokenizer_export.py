@@ -62,6 +62,18 @@ def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Pat
     assert as_opensearch(archive, unicodedata.normalize("NFD", "손해 배상")) == once
 
 
+def test_a_long_query_is_cut_where_the_service_cuts_it(tiny_artifact: Path, tmp_path: Path) -> None:
+    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    tokenizer = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
+    tokens = QueryTokens.read(tiny_artifact, len(tokenizer.vocabulary))
+    assert tokens is not None
+    long = [" ".join(SENTENCES[start:]) for start in range(20)]
+    cut = tokenizer.encode_batch(long, read_artifact(tiny_artifact).manifest.max_length_query)
+    for query, text in zip(long, cut, strict=True):
+        assert text.truncated
+        assert as_opensearch(archive, query).keys() == tokens.vector(text.ids).to_words(tokenizer.vocabulary).keys()
+
+
 def test_an_artifact_without_query_weights_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
     manifest = read_artifact(tiny_artifact).manifest
 

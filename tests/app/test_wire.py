@@ -66,11 +66,13 @@ def test_token_ids_come_from_the_table_of_the_model() -> None:
 
 
 def test_dots_can_be_replaced_unless_that_is_another_token() -> None:
-    vocabulary = ["3.5", "a.b", "a\u2024b", "."]
+    vocabulary = ["3.5", "a.b", "a\u2024b", ".", ".\u2024", "\u2024."]
     keys = word_keys(vocabulary, "replace")
     assert [json.loads(f"{{{key}1}}") if key else None for key in keys] == [
         {"3\u20245": 1},
         None,
         {"a\u2024b": 1},
         {"\u2024": 1},
+        None,
+        None,
     ]

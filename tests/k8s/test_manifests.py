@@ -23,7 +23,7 @@ from app.settings import Settings
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 MONITORING = ROOT / "k8s" / "overlays" / "monitoring"
-SERVING = ("cpu", "cpu-s3", "gpu")
+SERVING = ("cpu", "cpu-volume", "cpu-s3", "gpu")
 #: Settings that the manifests have first; the test below says when to empty this.
 ARRIVE_WITH_HOT_SWAP = {"store", "alias", "poll_seconds", "max_resident_versions"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from app.opensearch.__main__ import main
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
-from tests.app.server import Server, running
+from tests.app.server import Server
+from tests.opensearch.live import Live, Run, Setup, serve
 from tools.opensearch_node import VERSIONS, NodeError, assemble, missing_tools, running_node
 
 #: Whether a machine that cannot run OpenSearch fails the tests that need it, as in CI, or leaves them out.
 REQUIRED = os.environ.get("REQUIRE_OPENSEARCH") == "1"
-
-Run = Callable[..., str]
 
 
 def leave_out(reason: str) -> NoReturn:
@@ -29,50 +26,9 @@ def leave_out(reason: str) -> NoReturn:
     pytest.skip(f"tests on a live OpenSearch are left out: {reason}")
 
 
-@dataclass(frozen=True)
-class Live:
-    """A running cluster, with what tests ask of it."""
-
-    version: str
-    cluster: Cluster
-
-    @property
-    def is_3(self) -> bool:
-        return self.version.startswith("3.")
-
-    def bulk(self, index: str, documents: Sequence[Mapping[str, Any]], **options: object) -> list[dict[str, Any]]:
-        """The outcome of indexing each document under its number: `{"status", "error"?, ...}`."""
-        lines = [
-            json.dumps(line)
-            for number, document in enumerate(documents)
-            for line in ({"index": {"_index": index, "_id": str(number)}}, document)
-        ]
-        query = "&".join(["refresh=true", *(f"{key}={value}" for key, value in options.items())])
-        answer = self.cluster.request("POST", f"/_bulk?{query}", ("\n".join(lines) + "\n").encode())
-        return [item["index"] for item in answer["items"]]
-
-    def index(self, index: str, documents: Sequence[Mapping[str, Any]], **options: object) -> None:
-        """Like `bulk`; every document must succeed."""
-        assert [item.get("error") for item in self.bulk(index, documents, **options)] == [None] * len(documents)
-
-    def documents(self, index: str) -> list[dict[str, Any]]:
-        """Every document, by number."""
-        hits = self.cluster.request("POST", f"/{index}/_search?search_pipeline=_none", {"size": 1000})["hits"]["hits"]
-        return [hit["_source"] for hit in sorted(hits, key=lambda hit: int(hit["_id"]))]
-
-    def search(self, index: str, query: Mapping[str, Any], **body: object) -> dict[str, float]:
-        """Score by document number, best first."""
-        hits = self.cluster.request("POST", f"/{index}/_search", {"query": query, "size": 50, **body})["hits"]["hits"]
-        return {hit["_id"]: hit["_score"] for hit in hits}
-
-
-def version_of(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="session", params=VERSIONS)
 def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    version = version_of(request)
+    version = str(request.param)
     if reason := missing_tools([version]):
         leave_out(reason)
     try:
@@ -93,14 +49,14 @@ def server(tiny_artifact: Path) -> Iterator[Server]:
         yield server
 
 
-def serve(artifact: Path, *options: str) -> Any:
-    command = ("-m", "app", "--model", str(artifact), "--encoder-threads", "1", "--log-level", "info")
-    return running(*command, *(options or ("--port", "0")))
-
-
 @pytest.fixture
 def service(server: Server) -> EncoderService:
     return EncoderService(server.url)
+
+
+@pytest.fixture
+def encoder(server: Server) -> Setup:
+    return ("--encoder", server.url)
 
 
 @pytest.fixture
@@ -117,9 +73,14 @@ def run(live: Live, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def empty(live: Live, run: Run) -> Iterator[None]:
-    """Whatever a test makes is gone after it."""
+def indices(live: Live) -> Iterator[None]:
+    """Indices go after a test. What `setup` made stays: the next one leaves alone or replaces it."""
     yield
     live.cluster.request("DELETE", "/ko-sparse-*,second-*")
+
+
+@pytest.fixture
+def empty(indices: None, run: Run) -> None:
+    """Nothing is set up."""
     run("teardown")
     run("teardown", "--name", "second")

@@ -62,6 +62,9 @@ def test_training_lowers_the_loss_and_logs_its_parts(run: Path) -> None:
 def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact) -> None:
     measured = json.loads((run / "evaluation.json").read_text())
     assert artifact.manifest.evaluation == measured
+    for row in measured["retrieval"].values():
+        assert 0 <= row["inference_free"]["nDCG@10"] <= 1
+        assert 0 < row["active_query_inference_free"] < row["active_query"]
     assert measured["retrieval"]["sample"]["queries"] == 6
     assert f"{measured['retrieval']['sample']['sparse']['nDCG@10']:.3f}" in (artifact.path / "README.md").read_text()
     assert (run / "evaluation.png").stat().st_size > 1000
@@ -160,9 +163,10 @@ def test_a_worse_model_does_not_replace_the_incumbent(run: Path, artifact: Artif
     better = copy.deepcopy(dict(artifact.manifest.evaluation))
     better["retrieval"]["sample"]["sparse"]["nDCG@10"] += 0.1
     description = {field.name: getattr(artifact.manifest, field.name) for field in dataclasses.fields(Description)}
+    shutil.copytree(artifact.path, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
 
     def fill(folder: Path) -> None:
-        shutil.copytree(artifact.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        shutil.copytree(tmp_path / "files", folder, dirs_exist_ok=True)
 
     incumbent = write_artifact(
         tmp_path / "incumbent",

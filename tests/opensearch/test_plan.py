@@ -1,0 +1,153 @@
+"""What would be done, decided without a cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.opensearch.__main__ import _parser
+from app.opensearch.advice import ADVICE, advice_for
+from app.opensearch.facts import Facts, OpenSearchError, Version, parse_version
+from app.opensearch.plan import LOCAL_FILE, ML_NODES_ONLY, PRIVATE, TRUSTED, Encoder, Options, Plan, make_plan
+from app.opensearch.service import is_private
+from app.opensearch.settings_record import RECORD, to_apply, to_restore
+
+ROOT = Path(__file__).parent.parent.parent
+SETTINGS = {TRUSTED: ["^https://elsewhere/.*$"], PRIVATE: "false", LOCAL_FILE: "false", ML_NODES_ONLY: "true"}
+PLUGINS = frozenset({"opensearch-ml", "opensearch-neural-search"})
+FACTS = Facts((3, 6, 0), PLUGINS, has_ml_node=False, settings=SETTINGS, persistent={})
+
+
+def plan(version: Version = (3, 6, 0), *, private: bool = True, facts: Facts = FACTS, **options: Any) -> Plan:
+    wanted = Options(encoder="http://10.0.0.5:8080", **options)
+    tokenizer = b"zip" if wanted.queries == "tokenizer" else None
+    return make_plan(wanted, dataclasses.replace(facts, version=version), Encoder(private_address=private), tokenizer)
+
+
+def body(made: Plan, kind: str) -> Any:
+    return next(resource.body for resource in made.resources if resource.kind == kind)
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "message"),
+    [
+        ((2, 15, 0), {}, "needs OpenSearch 2.16.0 or newer, this is 2.15.0"),
+        ((2, 19, 1), {"engine": "seismic"}, "--engine seismic needs OpenSearch 3.3.0 or newer"),
+        ((3, 5, 0), {"queries": "asymmetric"}, "--queries asymmetric needs OpenSearch 3.6.0 or newer"),
+        ((3, 6, 0), {"engine": "seismic", "chunks": True}, "leave out --chunks"),
+        ((3, 6, 0), {"fields": ("a.b",)}, "letters, digits and _ only"),
+        ((3, 6, 0), {"name": "Ko Sparse"}, "--name 'Ko Sparse' must be small letters"),
+        ((3, 6, 0), {"batch_size": 0}, "--batch-size 0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(version: Version, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OpenSearchError, match=re.escape(message)):
+        plan(version, **options)
+
+
+def test_a_cluster_without_the_plugins_is_refused() -> None:
+    with pytest.raises(OpenSearchError, match="not every node has the plugin opensearch-neural-search"):
+        plan(facts=dataclasses.replace(FACTS, plugins=PLUGINS - {"opensearch-neural-search"}))
+
+
+def test_only_the_settings_that_are_needed_are_changed() -> None:
+    pattern = r"^http://10\.0\.0\.5:8080/.*$"
+    assert {s.key: s.value for s in plan().settings} == {TRUSTED: [*SETTINGS[TRUSTED], pattern], PRIVATE: True}
+    assert [s.key for s in plan(private=False).settings] == [TRUSTED]
+    assert [s.key for s in plan(queries="tokenizer").settings] == [TRUSTED, PRIVATE, LOCAL_FILE, ML_NODES_ONLY]
+    with_ml_node = dataclasses.replace(FACTS, has_ml_node=True)
+    assert ML_NODES_ONLY not in [s.key for s in plan(queries="tokenizer", facts=with_ml_node).settings]
+    done = dataclasses.replace(FACTS, settings={**SETTINGS, TRUSTED: [pattern], PRIVATE: "true"})
+    assert plan(facts=done).settings == []
+
+
+@pytest.mark.parametrize("queries", ["service", "asymmetric", "tokenizer"])
+def test_the_body_of_a_connector_is_json_once_filled(queries: str) -> None:
+    connectors = [r.body for r in plan(queries=queries, model_version="stable").resources if r.kind == "connector"]
+    sent = []
+    for connector in connectors:
+        template = connector["actions"][0]["request_body"]
+        for name, value in {
+            "input": '["가"]',
+            "texts": '["가"]',
+            "content_type": "query",
+            **connector["parameters"],
+        }.items():
+            template = template.replace(f"${{parameters.{name}}}", value)
+        assert "${" not in template
+        sent.append(json.loads(template))
+    assert [s["texts"] for s in sent] == [["가"]] * len(sent)
+    types = {"service": ["document", "query"], "asymmetric": ["query"], "tokenizer": ["document"]}
+    assert [s["input_type"] for s in sent] == types[queries]
+    assert {s["version"] for s in sent} == {"stable"}
+
+
+def test_encoding_is_the_last_step_and_blank_fields_are_taken_out_where_they_are_an_error() -> None:
+    old = body(plan((2, 19, 1), fields=("title", "text"), chunks=True), "ingest pipeline")["processors"]
+    assert [next(iter(processor)) for processor in old] == ["remove", "remove", "text_chunking", "sparse_encoding"]
+    assert old[-1]["sparse_encoding"]["field_map"] == {"title_chunks": "title_sparse", "text_chunks": "text_sparse"}
+    new = body(plan(), "ingest pipeline")["processors"]
+    assert [next(iter(processor)) for processor in new] == ["sparse_encoding"]
+
+
+def test_nori_is_used_where_it_is() -> None:
+    with_nori = dataclasses.replace(FACTS, plugins=PLUGINS | {"analysis-nori"})
+    analyzers = [
+        body(made, "index template")["template"]["mappings"]["properties"]["text"]["analyzer"]
+        for made in (plan(), plan(facts=with_nori))
+    ]
+    assert analyzers == ["cjk", "nori"]
+
+
+def test_settings_are_put_back_by_the_last_set_up_unless_somebody_changed_them() -> None:
+    applied = to_apply(plan().settings, "a", FACTS)
+    assert applied
+    facts = dataclasses.replace(FACTS, persistent=applied)
+    assert to_apply([], "a", facts) is None
+    second = to_apply([], "b", facts)
+    assert second
+    facts = dataclasses.replace(FACTS, persistent={**applied, **second})
+    first_gone = to_restore("a", facts)
+    assert first_gone
+    assert first_gone.keys() == {RECORD}
+    facts = dataclasses.replace(FACTS, persistent={**applied, **first_gone})
+    assert to_restore("b", facts) == {TRUSTED: None, PRIVATE: None, RECORD: None}
+    facts = dataclasses.replace(facts, persistent={**facts.persistent, TRUSTED: ["^somebody's$"]})
+    assert to_restore("b", facts) == {PRIVATE: None, RECORD: None}
+    assert to_restore("never set up", facts) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [("127.0.0.1", True), ("10.1.2.3", True), ("::1", True), ("8.8.8.8", False), ("no.such.invalid", True)],
+)
+def test_private_addresses(host: str, private: bool) -> None:
+    assert is_private(host) is private
+
+
+def test_versions() -> None:
+    assert parse_version("3.6.0-SNAPSHOT") == (3, 6, 0)
+    with pytest.raises(OpenSearchError, match="which is none"):
+        parse_version("latest")
+
+
+def test_errors_of_opensearch_get_advice_and_the_readme_has_the_same() -> None:
+    found = advice_for("illegal_argument_exception: Connector URL is not matching the trusted connector endpoint regex")
+    assert found
+    assert "run setup" in found
+    assert advice_for("something new") is None
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [f"| {', '.join(f'`{part}`' for part in parts)} | {advice} |" for parts, advice in ADVICE]
+    assert [row for row in rows if row not in readme] == []
+
+
+def test_the_compose_file_uses_options_that_exist() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    options = _parser().parse_args(services["connect"]["command"])
+    assert (options.command, options.encoder) == ("setup", "http://encoder:8080")

@@ -1,0 +1,125 @@
+"""How a real cluster scores documents, by each way to encode queries."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from app.opensearch.service import EncoderService
+from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, assert_vectors, dot, encode_requests, neural
+from tests.tiny import SENTENCES
+
+# The first test downloads OpenSearch.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
+
+
+WORDS = [
+    "손해",
+    "배상을",
+    "당뇨병의",
+    "치료가",
+    "임대차",
+    "계약에서",
+    "OpenSearch",
+    "2024년",
+    "쁎",
+    "3.5",
+    "(검색)",
+    "방법은",
+]
+
+
+def test_a_query_scores_documents_by_the_dot_product(
+    live: Live, run: Run, encoder: Setup, service: EncoderService
+) -> None:
+    run("setup", *encoder)
+    live.index("ko-sparse-a", DOCUMENTS)
+    vectors = service.encode(SENTENCES)
+    for text in (SENTENCES[1], "손해배상 청구", "지하철 노선도"):
+        (query,) = service.encode([text], input_type="query")
+        expected = {str(n): score for n, vector in enumerate(vectors) if (score := dot(query, vector)) > 0}
+        # Lucene keeps 9 significant bits of a document's weight.
+        assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=2**-8)
+
+
+def test_a_hybrid_query_adds_the_normalised_scores_of_words_and_meaning(live: Live, run: Run, encoder: Setup) -> None:
+    run("setup", *encoder)
+    live.index("ko-sparse-a", DOCUMENTS)
+    sides = [{"match": {"text": "손해배상 청구"}}, neural("text_sparse", "손해배상 청구")]
+    expected: dict[str, float] = {}
+    for side in sides:
+        scores = live.search("ko-sparse-a", side)
+        low, high = min(scores.values()), max(scores.values())
+        for number, score in scores.items():
+            share = (score - low) / (high - low) if high > low else 1.0
+            expected[number] = expected.get(number, 0) + max(share, 0.001) / 2  # the least that OpenSearch gives
+    found = live.search("ko-sparse-a", {"hybrid": {"queries": sides}})
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_one_model_for_both_sides(live: Live, run: Run, encoder: Setup, service: EncoderService) -> None:
+    if not live.is_3:
+        refused = run("setup", *encoder, "--queries", "asymmetric", fails=True)
+        assert "--queries asymmetric needs OpenSearch 3.6.0 or newer, this is 2.19.1" in refused
+        return
+    run("setup", *encoder, "--queries", "asymmetric")
+    live.index("ko-sparse-a", DOCUMENTS)
+    assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], service.encode(SENTENCES))
+    text = " ".join(SENTENCES[:6])  # longer than a query of the tiny model, shorter than a document
+    (query,) = service.encode([text], input_type="query")
+    expected = {str(n): score for n, v in enumerate(service.encode(SENTENCES)) if (score := dot(query, v)) > 0}
+    assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=2**-8)
+    run("check", *encoder)
+
+
+@pytest.mark.parametrize("queries", ["service", "asymmetric", "tokenizer"])
+def test_seismic(
+    live: Live, run: Run, encoder: Setup, service: EncoderService, tiny_artifact: Path, queries: str
+) -> None:
+    options = (*encoder, "--engine", "seismic", "--queries", queries, "--artifact", str(tiny_artifact))
+    if not live.is_3:
+        assert "needs OpenSearch 3." in run("setup", *options, fails=True)
+        return
+    run("setup", *options)
+    live.index("ko-sparse-a", DOCUMENTS)
+    vectors = service.encode(SENTENCES, sparse_embedding_format="token_id")
+    assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], vectors)
+    text = "손해배상 청구는 2024년에 손해와 가해자를"
+    encoding = "inference_free" if queries == "tokenizer" else "model"
+    fields = {"input_type": "query", "query_encoding": encoding, "sparse_embedding_format": "token_id"}
+    (query,) = service.encode([text], **fields)
+    expected = {str(n): score for n, vector in enumerate(vectors) if (score := dot(query, vector)) > 0}
+    assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=0.01)
+    run("check", *encoder)
+
+
+def test_queries_inside_opensearch_are_those_of_the_service(
+    live: Live, run: Run, encoder: Setup, service: EncoderService, tiny_artifact: Path
+) -> None:
+    run("setup", *encoder, "--queries", "tokenizer", "--artifact", str(tiny_artifact))
+    again = run("setup", *encoder, "--queries", "tokenizer", "--artifact", str(tiny_artifact))
+    assert again.splitlines()[-1] == "nothing had to be changed"
+    queries = [" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 3), 1000)]
+    before = encode_requests(service)
+    (model,) = live.cluster.request(
+        "POST", "/_plugins/_ml/models/_search", {"query": {"term": {"name.keyword": "ko-sparse-queries"}}}
+    )["hits"]["hits"]
+    predict = f"/_plugins/_ml/_predict/sparse_tokenize/{model['_id']}"
+    results = live.cluster.request("POST", predict, {"text_docs": queries})["inference_results"]
+    found = [v for result in results for output in result["output"] for v in output["dataAsMap"]["response"]]
+    live.index("ko-sparse-a", DOCUMENTS)
+    after_documents = encode_requests(service)
+    assert live.search("ko-sparse-a", neural("text_sparse", " ".join(WORDS))) != {}
+    assert encode_requests(service) == after_documents == before + 1, "a query called the service"
+    expected = service.encode(queries, input_type="query", query_encoding="inference_free")
+    assert len(found) == len(expected) == 1000
+    for query, left, right in zip(queries, found, expected, strict=True):
+        assert left == pytest.approx(right, rel=1e-4), query
+    run("check", *encoder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(run: Run, encoder: Setup) -> None:
+    error = run("setup", *encoder, "--queries", "tokenizer", fails=True)
+    assert "serves tiny-v1, the artifact is ko-" in error
