@@ -577,10 +577,10 @@ async def test_a_remote_store_is_downloaded_once_and_cleaned_up(tmp_path: Path, 
     store.publish(published["v1"], aliases=["stable"], by="test")
     cache = tmp_path / "cache"
     async with running(store, cache_dir=cache) as service:
-        assert [path.name.split("-")[0] for path in cache.iterdir()] == ["v1"]
+        assert [path.name.split("-")[0] for path in cache.glob("v*")] == ["v1"]
         store.publish(published["v2"], aliases=["stable"], by="test")
         await service.serves("v2")
-        while [path.name.split("-")[0] for path in cache.iterdir()] != ["v2"]:  # noqa: ASYNC110
+        while [path.name.split("-")[0] for path in cache.glob("v*")] != ["v2"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert await service.version() == "v2"
 

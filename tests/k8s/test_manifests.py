@@ -24,8 +24,6 @@ ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 MONITORING = ROOT / "k8s" / "overlays" / "monitoring"
 SERVING = ("cpu", "cpu-volume", "cpu-s3", "gpu")
-#: Settings that the manifests have first; the test below says when to empty this.
-ARRIVE_WITH_HOT_SWAP = {"store", "alias", "poll_seconds", "max_resident_versions"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -73,7 +71,7 @@ def settings_of(overlay: str) -> Settings:
         name.removeprefix("SPARSE_ENCODER_").lower(): value
         for name, value in find(overlay, "ConfigMap")["data"].items()
     }
-    return Settings(**{name: value for name, value in values.items() if name not in ARRIVE_WITH_HOT_SWAP})
+    return Settings(**values)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -130,12 +128,8 @@ def test_every_environment_variable_is_a_setting_of_the_service(overlay: str) ->
                 variables = {variable["name"] for variable in container.get("env", ())}
                 used = re.findall(r"\$\((\w+)\)", " ".join(container.get("args", ())))
                 names |= variables - set(used)  # what the manifest itself puts into the command
-    known = {f"SPARSE_ENCODER_{name.upper()}" for name in {*Settings.model_fields, *ARRIVE_WITH_HOT_SWAP}}
+    known = {f"SPARSE_ENCODER_{name.upper()}" for name in Settings.model_fields}
     assert names - known == set()
-
-
-def test_the_list_of_settings_to_come_is_not_older_than_the_service() -> None:
-    assert {*Settings.model_fields} & ARRIVE_WITH_HOT_SWAP == set(), "they are there: empty ARRIVE_WITH_HOT_SWAP"
 
 
 @pytest.mark.parametrize("overlay", SERVING)
