@@ -10,7 +10,6 @@ All methods block; any number of processes may use one store at once.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +24,12 @@ from sparse_encoder.artifact import (
     SAFE_NAME,
     Artifact,
     ArtifactError,
+    ArtifactExistsError,
     Manifest,
     new_directory,
     read_artifact,
 )
-from sparse_encoder.store_files import AlreadyThereError, StoreError, exclusive, open_files
+from sparse_encoder.store_files import AlreadyThereError, StoreError, open_files
 from sparse_encoder.store_records import Alias, parse_lease, to_json, who
 
 __all__ = ["Alias", "Store", "StoreError", "UnknownVersionError", "who"]
@@ -260,18 +260,16 @@ class Store:
         return artifact
 
     def _download(self, version: str, manifest_text: str, target: Path) -> Artifact:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(target.with_name(".lock")):  # once, however many processes want it
-            if target.is_dir():
-                with suppress(ArtifactError):
-                    return read_artifact(target)
-                shutil.rmtree(target)  # damaged in the cache
-            with new_directory(target) as directory:
-                for name in Manifest.from_json(manifest_text).files:
-                    self._do(self._files.download, f"versions/{version}/{name}", directory / name)
-                (directory / MANIFEST).write_text(manifest_text, encoding="utf-8")
-                artifact = read_artifact(directory)
-        return dataclasses.replace(artifact, path=target)
+        if target.is_dir():
+            with suppress(ArtifactError):
+                return read_artifact(target)
+            shutil.rmtree(target)  # damaged in the cache
+        with suppress(ArtifactExistsError), new_directory(target) as directory:
+            for name in Manifest.from_json(manifest_text).files:
+                self._do(self._files.download, f"versions/{version}/{name}", directory / name)
+            (directory / MANIFEST).write_text(manifest_text, encoding="utf-8")
+            read_artifact(directory)
+        return read_artifact(target)  # perhaps that of another process
 
     def pin(self, version: str, *, by: str, note: str = "") -> None:
         """Keeps `version` from being collected until `unpin`.

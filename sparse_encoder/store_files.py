@@ -184,19 +184,12 @@ class LocalFiles:
     @contextmanager
     def lock(self) -> Iterator[None]:
         self._root.mkdir(parents=True, exist_ok=True)
-        with exclusive(self._root / ".lock"):
+        descriptor = os.open(self._root / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
-
-
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds the file `path` locked, against other threads and processes; their death unlocks it."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # which unlocks
+        finally:
+            os.close(descriptor)  # which unlocks, as does the death of the process
 
 
 class RemoteFiles:

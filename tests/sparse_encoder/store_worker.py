@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -108,7 +109,7 @@ def faults(url: str, folder: Path, kind: str) -> int:
     ended: list[int] = []
     while 0 not in ended:  # which had fewer steps
         n = len(ended) + 1
-        ended.append(wait(fork(lambda n=n: publish_with_fault(f"{url}/{n}", folder, kind, n))))  # type: ignore[misc]
+        ended.append(wait(fork(partial(publish_with_fault, f"{url}/{n}", folder, kind, n))))
         assert ended[-1] in ({KILLED, 0} if kind == "kill" else {FAILED, TOLERATED, 0}), ended
     complete = []
     for n, code in enumerate(ended, start=1):
@@ -145,7 +146,7 @@ def kills(url: str, folder: Path, times: int) -> int:
     for n in range(times):
         artifacts = folder / str(n)
         artifacts.mkdir()
-        publisher = fork(lambda artifacts=artifacts: publish_forever(url, artifacts))  # type: ignore[misc]
+        publisher = fork(partial(publish_forever, url, artifacts))
         while not store.aliases():  # the first version
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.15))
@@ -166,17 +167,18 @@ def limits(url: str, folder: Path) -> int:
     Store(url).publish(folder / "v1", aliases=["stable"], by="test")
     sizes = [0, 10, *(path.stat().st_size - 1 for path in (folder / "v2").iterdir())]
 
-    def publish(size: int) -> int:
+    def publish(version: str, size: int) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         try:
-            Store(url).publish(folder / "v2", aliases=["stable"], by="test")
+            Store(url).publish(folder / version, aliases=["stable"], by="test")
         except StoreError as error:
             return FAILED if "File too large" in str(error) else 1
         return 0
 
-    for size in sizes:
-        assert wait(fork(lambda size=size: publish(size))) == FAILED  # type: ignore[misc]
+    for version, size in [("v1", 10), *(("v2", size) for size in sizes)]:  # of v1 only the alias is written again
+        assert wait(fork(partial(publish, version, size))) == FAILED
         check(url, folder, {"v1"})
+        assert Store(url).resolve("stable") == "v1"
         assert [path.name for path in Path(url, "versions").iterdir()] == ["v1"]
     return len(sizes)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -209,7 +210,7 @@ def test_a_version_that_is_collected_while_it_is_fetched_is_unknown(
     monkeypatch.setattr(store._files, "local", other_process_first)
     with pytest.raises(UnknownVersionError, match="'v1'; versions: v2, v3"):
         store.fetch("v1", tmp_path / "cache")
-    assert not list(tmp_path.glob("cache/*v1*"))
+    assert not list(tmp_path.glob("cache/*"))
 
 
 def test_a_remote_version_is_downloaded_once_and_again_when_damaged(store: Store, tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_what_died_publishers_left_is_collected_when_it_is_old(store: Store, tmp
     young.publish(tmp_path / "v4", by="test")
 
 
-def test_two_publishers_of_one_version_never_mix(url: str, tmp_path: Path) -> None:
+def test_two_publishers_of_one_version_never_mix(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On an object store they write into one folder; the second meets a file of the first."""
     ours, theirs = (make_artifact(tmp_path / name, "v1", content=name) for name in ("ours", "theirs"))
     store, other = Store(url), Store(url)
@@ -270,12 +271,32 @@ def test_two_publishers_of_one_version_never_mix(url: str, tmp_path: Path) -> No
         other.publish(theirs, aliases=["stable"], by="other")
         add(*arguments)
 
-    store._files.add_directory = other_first  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(store._files, "add_directory", other_first)
     with pytest.raises(StoreError, match="with other content"):
         store.publish(ours, aliases=["stable"], by="test")
     check(url, tmp_path / "cache", {"v1"})
     assert other.fetch("v1", tmp_path / "cache").manifest == read_artifact(theirs).manifest
     assert store.aliases()["stable"].by == "other"
+
+
+def test_no_change_of_an_alias_is_lost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process changes it between our reading and our writing."""
+    store.set_alias("fresh", "v3", by="me")
+    other, read = Store(store.url), store._files.read
+    thread = Thread(target=lambda: other.set_alias("fresh", "v1", by="other"))
+
+    def read_then_other(path: str) -> bytes | None:
+        content = read(path)
+        if path == "aliases/fresh.json" and not thread.ident:
+            thread.start()
+            thread.join(1)  # in a local store it waits for us instead, for the lock
+        return content
+
+    monkeypatch.setattr(store._files, "read", read_then_other)
+    store.set_alias("fresh", "v2", by="me")
+    thread.join()
+    alias = store.aliases()["fresh"]
+    assert sorted({alias.version, *alias.previous}) == ["v1", "v2", "v3"]
 
 
 def run(*command: str) -> subprocess.Popen[str]:
