@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -487,6 +487,7 @@ async def test_aliases_are_set_and_rolled_back_by_an_admin_who_waits_for_the_out
         message = response.json()["error"]["message"]
         assert message.startswith("stable stands for worse, which is refused: only ")
         assert message.endswith("v2 is still served")
+        assert len(service.encoders["worse"]) == 1  # by the poll, not once more by the route
         response = await client.post("/admin/rollback", json={"alias": "stable"})
         assert (response.status_code, response.json()["serving"]) == (200, "v2")
         response = await client.put("/admin/aliases/canary", json={"version": "v1"})
@@ -532,11 +533,25 @@ async def test_what_an_admin_cannot_do_is_said(
         assert response.json()["error"].keys() == {"type", "message", "param"}
 
 
+async def unread() -> AsyncGenerator[bytes, None]:
+    """A body that nobody may ask for."""
+    yield b""
+    raise AssertionError("the body was read before the key was checked")
+
+
 async def test_the_admin_routes_need_the_key_and_a_store(store: Store, tiny_artifact: Path) -> None:
     async with running(store) as service:
         for given in (b"", b"Bearer wrong", "Bearer kéy".encode(), b"key"):
             response = await service.client.post("/admin/versions/v1/load", headers={b"Authorization": given})
             assert (response.status_code, response.json()["error"]["type"]) == (401, "unauthorized")
+            body = unread()
+            response = await service.client.put(
+                "/admin/aliases/stable", content=body, headers={b"Authorization": given}
+            )
+            assert response.status_code == 401
+            await body.aclose()
+        response = await service.client.put("/admin/aliases/stable", content=b" " * 9_000_000, headers=KEY)
+        assert response.status_code == 413
     async with running(store, admin_key=None) as service:
         response = await service.client.post("/admin/versions/v1/load", headers=KEY)
         assert response.status_code == 403
