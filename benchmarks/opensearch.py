@@ -155,7 +155,7 @@ class Bench:
             hits = self.cluster.request("POST", f"/{INDEX}/_search?search_pipeline=_none", body)["hits"]["hits"]
             if not hits:
                 return damaged
-            damaged += sum("\ufffd" in token for hit in hits for token in hit["_source"]["text_sparse"])
+            damaged += sum("\ufffd" in token for hit in hits for token in hit["_source"].get("text_sparse", {}))
             after = hits[-1]["sort"]
 
     def measure(self, way: str, encoding: str, **body: Any) -> Way:

@@ -276,6 +276,12 @@ def _ingest_pipeline(options: Options, facts: Facts, encoder: Encoder, documents
             }
         }
     )
+    if options.engine == "seismic" and not options.chunks:
+        # Lucene refuses an empty vector beside others; a text without a word of the vocabulary has none.
+        processors += [
+            {"remove": {"field": name, "if": f"ctx.{name} instanceof Map && ctx.{name}.isEmpty()"}}
+            for name in (f"{field}_sparse" for field in options.fields)
+        ]
     return {"processors": processors}
 
 

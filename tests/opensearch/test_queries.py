@@ -83,6 +83,8 @@ def test_seismic(
         assert "needs OpenSearch 3." in run("setup", *options, fails=True)
         return
     run("setup", *options)
+    live.index("ko-sparse-b", [DOCUMENTS[0], {"text": "ㆍㆍ"}, DOCUMENTS[1]])  # a text without a vector is no error
+    assert ["text_sparse" in document for document in live.documents("ko-sparse-b")] == [True, False, True]
     live.index("ko-sparse-a", DOCUMENTS)
     vectors = service.encode(SENTENCES, sparse_embedding_format="token_id")
     assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], vectors)
