@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from app import memory
@@ -84,9 +85,8 @@ class Loader:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                return await loop.run_in_executor(
-                    self._thread, self._load_or_free, version, loaded, served, trusted, superseded
-                )
+                work = partial(self._load, version, loaded, served, trusted, superseded)
+                return await loop.run_in_executor(self._thread, _or_free, work)
             except Refused as refused:
                 if refused.stage != "memory" or not await self._versions.make_room():
                     raise
@@ -99,23 +99,6 @@ class Loader:
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _load_or_free(
-        self,
-        version: str,
-        loaded: Checkpoint | None,
-        served: Checkpoint | None,
-        trusted: bool,
-        superseded: Callable[[], bool],
-    ) -> Checkpoint:
-        try:
-            return self._load(version, loaded, served, trusted, superseded)
-        except (Refused, Superseded) as error:
-            # Tracebacks hold the checkpoint, which would be freed on the event loop and stop it meanwhile.
-            outcome = error.with_traceback(None)
-            outcome.__cause__ = outcome.__context__ = None
-        memory.give_back_freed_memory()
-        raise outcome
 
     def _load(
         self,
@@ -174,3 +157,14 @@ class Loader:
             raise Refused(version, name, f"{type(error).__name__}: {error}") from error
         finally:
             self._metrics.swap_stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+
+def _or_free(work: Callable[[], Checkpoint]) -> Checkpoint:
+    """Tracebacks hold the checkpoint that failed, which would be freed on the event loop and stop it meanwhile."""
+    try:
+        return work()
+    except (Refused, Superseded) as error:
+        outcome = error.with_traceback(None)
+        outcome.__cause__ = outcome.__context__ = None
+    memory.give_back_freed_memory()
+    raise outcome

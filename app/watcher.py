@@ -74,9 +74,8 @@ class Watcher:
         while True:
             await asyncio.sleep(self._poll_seconds)
             try:
-                await self.poll()
-            except StoreError:
-                pass  # which `poll` told already
+                with suppress(StoreError):  # which `poll` told already
+                    await self.poll()
             except Exception:
                 log.exception("a poll failed in an unexpected way; trying again")
 

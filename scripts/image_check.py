@@ -24,7 +24,6 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CACHE = Path.home() / ".cache" / "sparse-encoder"
-MIRROR = "http://deb.debian.org/debian"
 CERTIFICATES = (
     "/etc/ssl/certs/ca-certificates.crt"  #: this machine's, for a network that needs others than the base has
 )
@@ -86,7 +85,7 @@ def debian_image(buildah: Buildah) -> str:
         CACHE.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="debootstrap-") as temporary:
             tree, log = Path(temporary) / "root", Path(temporary) / "log"
-            command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree), MIRROR]
+            command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree)]
             with log.open("w") as out:
                 failed = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
             if failed:
