@@ -96,7 +96,7 @@ def open_files(url: str, storage_options: Mapping[str, Any]) -> Files:
     except (ImportError, ValueError) as error:
         raise StoreError(
             f"the store {url!r} cannot be opened ({error}): give a directory or an fsspec URL, and install what the "
-            "URL needs (pip install 'sparse-encoder-service[s3]' for s3://)"
+            "URL needs (this package's extra `s3` for s3://)"
         ) from error
     return LocalFiles(Path(root)) if isinstance(filesystem, LocalFileSystem) else RemoteFiles(filesystem, root)
 

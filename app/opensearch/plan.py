@@ -123,11 +123,6 @@ def make_plan(options: Options, facts: Facts, encoder: Encoder, tokenizer: bytes
     )
 
 
-def target_field(options: Options, name: str) -> str:
-    """The field that a query on the text field `name` searches."""
-    return f"{name}_sparse.sparse_encoding" if options.chunks else f"{name}_sparse"
-
-
 def _check_cluster(options: Options, facts: Facts) -> None:
     def need(what: str, oldest: Version) -> None:
         if facts.version < oldest:
