@@ -32,6 +32,20 @@ REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
 InputType = Literal["document", "query"]
+#: As `config.json` names it; the weights have the names that transformers gives them.
+Architecture = Literal[
+    "BertForMaskedLM",
+    "CamembertForMaskedLM",
+    "DistilBertForMaskedLM",
+    "ElectraForMaskedLM",
+    "ModernBertForMaskedLM",
+    "RobertaForMaskedLM",
+    "XLMRobertaForMaskedLM",
+]
+#: Of each logit: log(1 + relu(x)), or log(1 + log(1 + relu(x))).
+Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+#: Over a text's positions, of what the activation gives.
+Pooling = Literal["max", "sum"]
 
 # No separator and no leading dot: such a name stays in its directory. A model version also travels in an HTTP header.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -71,8 +85,9 @@ class Description:
     """
 
     version: str  #: model version id, such as "ko-v0-20261124-ab12cd34"
-    architecture: Literal["BertForMaskedLM"]
-    activation: Literal["log1p_relu"]
+    architecture: Architecture
+    activation: Activation
+    pooling: Pooling = "max"
     max_length_document: int  #: tokens, with the special ones
     max_length_query: int  #: tokens, with the special ones
     vocabulary_size: int
@@ -131,9 +146,14 @@ class Manifest(Description):
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """:raises ArtifactError: if `evaluation` is no JSON (NaN, say)."""
+        """What a default says already is left out, so that software from before the field still reads the manifest.
+
+        :raises ArtifactError: if `evaluation` is no JSON (NaN, say).
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        document = {name: value for name, value in dataclasses.asdict(self).items() if value != defaults[name]}
         try:
-            return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+            return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         except (TypeError, ValueError) as error:
             raise ArtifactError(
                 f"the evaluation figures are no JSON ({error}): use finite numbers and strings"
@@ -331,9 +351,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         types = get_type_hints(kind)
-        if value.keys() != types.keys():
+        defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        if not types.keys() - defaults <= value.keys() <= types.keys():
             raise ArtifactError(
-                f"{where} lacks the fields {sorted(types.keys() - value.keys())} and has the unknown fields "
+                f"{where} lacks the fields {sorted(types.keys() - defaults - value.keys())} and has the unknown fields "
                 f"{sorted(value.keys() - types.keys())}: publish the model again"
             )
         return kind(**{name: _build(types[name], item, f"{where}: {name}") for name, item in value.items()})
