@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -133,7 +134,7 @@ async def encode(request: Request) -> Response:
     """The tokens that describe each text for a search engine, each with its weight, heaviest first.
 
     The headers of the answer say which model version computed it (`X-Model-Version`), how many tokens were encoded
-    (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
+    (`X-Tokens`), and the milliseconds it took to tokenize, to wait, to encode and to write (`Server-Timing`).
     """
     service = get_service(request)
     asked = _parse(await read_body(request, service.limits.max_body_bytes))
@@ -150,7 +151,13 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None) -
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
         query_tokens = _query_tokens(asked, resident.checkpoint)
-        encoded = await service.engine.encode(resident.checkpoint, asked.texts, input_type, query_tokens)
+        encoded = await service.engine.encode(
+            resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+        )
+        started = time.perf_counter()
+        body = await _write(service.limits, asked, encoded, resident.checkpoint.keys[asked.sparse_embedding_format])
+        write_seconds = time.perf_counter() - started
+        service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
         headers = {
             "X-Model-Version": resident.version,
             "X-Tokens": str(encoded.tokens),
@@ -160,11 +167,11 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None) -
                     ("tokenize", encoded.tokenize_seconds),
                     ("queue", encoded.queue_seconds),
                     ("encode", encoded.encode_seconds),
+                    ("write", write_seconds),
                 )
             ),
         }
-        keys = resident.checkpoint.keys[asked.sparse_embedding_format]
-        return Response(await _write(service.limits, asked, encoded, keys), 200, headers, "application/json")
+        return Response(body, 200, headers, "application/json")
 
 
 @router.get("/livez", summary="Does the process answer?")

@@ -50,6 +50,11 @@ class BatchQueue(Generic[E]):
     def __len__(self) -> int:
         return len(self._queries) + len(self._documents)
 
+    @property
+    def tokens(self) -> int:
+        """Of all texts that wait, abandoned ones left out."""
+        return sum(entry.tokens for lane in (self._queries, self._documents) for entry in lane if not entry.abandoned)
+
     def extend(self, entries: Iterable[E]) -> None:
         """:raises ValueError: if an entry could never fit a batch; then none is taken."""
         entries = list(entries)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from app.batching import BatchQueue
 from app.checkpoints import Checkpoint
 from app.encoders.base import TokenBatch
-from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.errors import EncodingFailed, Overloaded, TextTooLong, Unavailable
 from app.metrics import Metrics
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
@@ -86,6 +86,7 @@ class Engine:
         self._metrics = metrics
         self._max_texts_in_flight = max_texts_in_flight
         self._request_timeout_seconds = request_timeout_seconds
+        self._max_batch_tokens = max_batch_tokens
         self._queue: BatchQueue[_Entry] = BatchQueue(max_batch_tokens)
         self._queue_changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
@@ -106,6 +107,12 @@ class Engine:
         await asyncio.to_thread(self._worker.join)
         self._tokenisers.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens of the texts that wait for the encoder."""
+        with self._queue_changed:
+            return self._queue.tokens
+
     async def check(self, checkpoint: Checkpoint) -> None:
         """Returns if a request to `checkpoint` would be answered: its last batch was, or a probe is now.
 
@@ -122,12 +129,16 @@ class Engine:
         texts: Sequence[str],
         input_type: InputType,
         query_tokens: QueryTokens | None = None,
+        *,
+        truncate: bool = True,
     ) -> Encoded:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
-        With `query_tokens` the vectors come from that table and the encoder is not asked.
+        With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
+        text must fit the model whole.
 
         :raises Overloaded: if too many texts are in flight; none of `texts` is taken then.
+        :raises TextTooLong: if a text does not fit and must not be cut.
         :raises Unavailable: if the service stops or the request times out.
         :raises EncodingFailed: if the encoder fails.
         """
@@ -142,7 +153,7 @@ class Engine:
         job = _Job(checkpoint, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         try:
             async with asyncio.timeout(self._request_timeout_seconds):
-                return await self._run(job, texts, input_type, query_tokens)
+                return await self._run(job, texts, input_type, query_tokens, truncate)
         except TimeoutError:
             raise Unavailable(
                 f"not encoded within {self._request_timeout_seconds:g} s: send fewer texts at once, or try again later"
@@ -153,13 +164,23 @@ class Engine:
             self._metrics.abandoned_texts.inc(job.missing)
 
     async def _run(
-        self, job: _Job, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None
+        self,
+        job: _Job,
+        texts: Sequence[str],
+        input_type: InputType,
+        query_tokens: QueryTokens | None,
+        truncate: bool,
     ) -> Encoded:
         started = time.perf_counter()
         checkpoint = job.checkpoint
         tokenised = await self._loop.run_in_executor(
             self._tokenisers, checkpoint.tokenizer.encode_batch, texts, checkpoint.max_length(input_type)
         )
+        if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
+            raise TextTooLong(
+                f"{len(cut)} of the texts, first item {cut[0]}, have more than the {checkpoint.max_length(input_type)} "
+                'tokens that the model reads: split them, or send "truncate": "end"'
+            )
         queued = time.perf_counter()
         entries = [
             _Entry(job, index, text.ids, input_type == "query")
@@ -231,10 +252,7 @@ class Engine:
             self._failing.add(version)
         else:
             self._failing.discard(version)
-        self._metrics.batch_texts.observe(len(batch))
-        self._metrics.padding_tokens.inc(
-            len(batch) * max(entry.tokens for entry in batch) - sum(entry.tokens for entry in batch)
-        )
+        self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {entry.job for entry in batch}:
             job.encode_seconds += seconds
         if vectors is None:

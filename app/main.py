@@ -65,7 +65,7 @@ def create_app(
             max_texts_in_flight=settings.max_texts_in_flight,
             request_timeout_seconds=settings.request_timeout_seconds,
         )
-        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight)
+        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight, queue_tokens=lambda: engine.queue_tokens)
         limits = Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
         key = settings.admin_key.get_secret_value() if settings.admin_key else None
         app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key)
