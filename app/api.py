@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import time
 from collections.abc import Coroutine
@@ -33,6 +34,8 @@ MAX_QUERY_TOKENS = 256
 #: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
 VECTORS_AT_ONCE = 32
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 router = APIRouter()
 
@@ -61,6 +64,7 @@ class Service:
     lifecycle: Lifecycle
     metrics: Metrics
     admin_key: str | None = field(repr=False)
+    log_texts: bool
 
     async def find(self, name: str | None) -> Resident:
         """The version that a request asks for, in memory; to be held at once.
@@ -138,6 +142,8 @@ async def encode(request: Request) -> Response:
     """
     service = get_service(request)
     asked = _parse(await read_body(request, service.limits.max_body_bytes))
+    if service.log_texts:
+        log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
     limit = service.limits.max_texts_per_request
     if len(asked.texts) > limit:
         raise TooLarge(

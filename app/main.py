@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -26,6 +27,9 @@ from app.stored import Source, Stored
 from app.versions import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.store import StoreError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +72,7 @@ def create_app(
         metrics.watch(texts_in_flight=lambda: engine.texts_in_flight, queue_tokens=lambda: engine.queue_tokens)
         limits = Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
         key = settings.admin_key.get_secret_value() if settings.admin_key else None
-        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key)
+        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
@@ -76,6 +80,8 @@ def create_app(
         if stored:
             await stored.stop()
         await engine.stop()
+        if tracing:
+            await asyncio.to_thread(tracing.shutdown)
 
     app = FastAPI(
         title="Sparse encoder",
@@ -85,10 +91,21 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
+    tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
     app.include_router(admin.router)
     install_error_handlers(app)
     return app
+
+
+def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
+    try:
+        from app.tracing import TracingMiddleware, exporting_to
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"--otlp-endpoint needs the extra otel ({error}): pip install -e '.[otel]'") from error
+    provider = exporting_to(endpoint)
+    app.add_middleware(TracingMiddleware, provider=provider)
+    return provider
 
 
 def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: int = Field(
         default=60, ge=1, description="Seconds that accepted requests have to finish once listening has ended."
     )
+    otlp_endpoint: str | None = Field(
+        default=None, description="OpenTelemetry collector for traces, such as http://collector:4318; extra otel."
+    )
+    log_texts: bool = Field(default=False, description="Write the texts of each request into the log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level logged."
     )

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 WEB = {"fastapi", "starlette", "uvicorn"}
-EDGE = {"app.admin", "app.api", "app.main", "app.middleware"}
+EDGE = {"app.admin", "app.api", "app.main", "app.middleware", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
@@ -47,6 +47,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
     "app/stored.py": {*EDGE, "app.engine"},
     "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
+    "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
     "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
     "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
 }
@@ -57,6 +58,7 @@ MODULES_OF_THE_WEB = {
     "app/api.py",
     "app/errors.py",
     "app/middleware.py",
+    "app/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
 MOST_LINES = 400
@@ -171,6 +173,10 @@ def test_importing_the_service_does_nothing_and_loads_neither_torch_nor_telemetr
     names = [name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths]
     loaded = {module.split(".")[0] for module in modules_loaded_by(*names)}
     assert loaded & {"training", "tests", "openvino_telemetry", *TORCH} == set()
+
+
+def test_starting_the_service_loads_traces_and_stores_only_if_asked_for() -> None:
+    assert {"opentelemetry.sdk", "s3fs"} & modules_loaded_by("app.__main__") == set()
 
 
 def test_importing_the_training_package_does_nothing() -> None:
