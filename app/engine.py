@@ -138,8 +138,9 @@ class Engine:
             self.texts_in_flight -= len(texts)
             job.abandoned = True  # which changes nothing for one that is done
             for entry in job.entries:
-                if entry.abandoned:  # the thread may drop it from now on, so nobody may join it
+                if entry.abandoned:  # the thread may drop it from now on
                     self._pending.remove(entry)
+            job.entries.clear()  # a circle, which would keep the checkpoint in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
 
     async def _run(
@@ -216,8 +217,8 @@ class Engine:
             if self._stopping:  # since `encode` looked; the thread may have ended
                 raise Unavailable("the service is stopping")
             joined = [self._pending.join(job, index, ids, is_query) for index, ids in texts]
-            new = [entry for entry in joined if entry is not None]
-            job.entries = new
+            new = [entry for entry, is_new in joined if is_new]
+            job.entries = [entry for entry, _ in joined]
             self._metrics.shared_texts.inc(len(joined) - len(new))
             if new:
                 self._queue.extend(new)

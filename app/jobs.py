@@ -20,7 +20,7 @@ class Job:
     missing: int  #: texts without a vector yet
     encode_seconds: float = 0.0
     abandoned: bool = False
-    entries: list[Entry] = field(default_factory=list, repr=False)  #: that were made for it and that others may join
+    entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts
 
 
 @dataclass(slots=True, eq=False)
@@ -47,15 +47,18 @@ class Pending:
     def __init__(self) -> None:
         self._entries: dict[tuple[str, bool, tuple[int, ...]], Entry] = {}
 
-    def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> Entry | None:
-        """A new entry for the queue, or None if an identical one is on its way, which then serves this text too."""
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
+        """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
         key = (job.checkpoint.version, is_query, ids)
         entry = self._entries.get(key)
         if entry is not None and entry.checkpoint is job.checkpoint and not entry.abandoned:
             entry.waiters.append((job, index))
-            return None
+            return entry, False
         self._entries[key] = entry = Entry(job.checkpoint, ids, is_query, [(job, index)])
-        return entry
+        return entry, True
 
     def remove(self, entry: Entry) -> None:
         key = (entry.checkpoint.version, entry.is_query, entry.ids)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparse_encoder.vector import SMALLEST_WEIGHT, SparseVector
+
+#: What a user may ask for; auto is the fastest that costs no retrieval quality.
+Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
 
 class EncoderError(Exception):

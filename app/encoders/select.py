@@ -6,17 +6,13 @@ import importlib.util
 import logging
 import sys
 from pathlib import Path
-from typing import Literal, get_args
 
 import openvino as ov  # type: ignore[import-untyped]
 
-from app.encoders.base import Encoder, EncoderError
+from app.encoders.base import Encoder, EncoderError, Precision
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.openvino_encoder import Precision as CpuPrecision
 from sparse_encoder.artifact import Artifact
-
-#: What a user may ask for; auto is the fastest that costs no retrieval quality.
-Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +50,13 @@ def cpu_precision(precision: Precision, flags: set[str]) -> CpuPrecision:
 def _torch_encoder(artifact: Artifact, device: str, precision: Precision) -> Encoder:
     import torch
 
-    from app.encoders.torch_encoder import TorchEncoder, TorchPrecision
+    from app.encoders.torch_encoder import TorchEncoder
 
     if precision == "auto":
         native = device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if native else "f16" if device != "cpu" else "f32"
-    if precision not in get_args(TorchPrecision):
-        raise EncoderError(f"torch does not compute in {precision} here: use --precision auto, f32, bf16 or f16")
+        precision = "bf16" if native else "f16"
+    if precision == "int8":
+        raise EncoderError("torch does not compute in int8 here: use --precision auto, f32, bf16 or f16")
     try:
         return TorchEncoder(artifact, device, precision)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there

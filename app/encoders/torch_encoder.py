@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ VOCABULARY_TILE = 4096
 
 
 class TorchEncoder:
-    """The head runs over tiles of the vocabulary and over real positions only; what is active is picked on the device."""
+    """The head runs over tiles of the vocabulary and over real positions; what is active is picked on the device."""
 
     def __init__(self, artifact: Artifact, device: str, precision: TorchPrecision) -> None:
         """Loads `artifact` to `device`, such as `cuda`, `cuda:1`, `mps` or `cpu`.
@@ -39,13 +39,14 @@ class TorchEncoder:
         self._device = torch.device(device)
         self._activation: Activation = manifest.activation
         self._pooling = manifest.pooling
-        model = _load(artifact).to(self._device, DTYPES[precision])
+        model: Any = _load(artifact)
+        model.to(device=self._device, dtype=DTYPES[precision])
         decoder = model.get_output_embeddings()
         emitted = np.setdiff1d(np.arange(manifest.vocabulary_size), np.array(manifest.never_emitted_ids, np.int64))
         self._ids = torch.from_numpy(emitted).to(self._device)
         self._rows = decoder.weight[self._ids].detach()  # [n, hidden]
         self._bias = decoder.bias[self._ids].detach().float()  # [n]
-        model.set_output_embeddings(nn.Identity())  # what the decoder would multiply comes out instead of the logits
+        model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of the logits
         self._model = model
         self._lock = threading.Lock()
 
@@ -70,9 +71,8 @@ class TorchEncoder:
         lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
         mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
         states = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits[mask]  # [positions, hidden]
-        text = torch.repeat_interleave(torch.arange(len(ids), device=self._device), lengths)
         tiles = zip(self._rows.split(VOCABULARY_TILE), self._bias.split(VOCABULARY_TILE), strict=True)
-        vectors = torch.cat([self._tile(states, text, len(ids), rows, bias) for rows, bias in tiles], 1)
+        vectors = torch.cat([self._tile(states, batch.lengths.tolist(), rows, bias) for rows, bias in tiles], 1)
         if not torch.isfinite(vectors).all():
             raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
         rows, columns = torch.nonzero(vectors >= torch.finfo(torch.float32).tiny, as_tuple=True)
@@ -83,25 +83,33 @@ class TorchEncoder:
         tokens = self._ids[columns[order]].to(torch.int32)
         return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
 
-    def _tile(self, states: Tensor, text: Tensor, texts: int, rows: Tensor, bias: Tensor) -> Tensor:
-        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden], `text` [positions]."""
-        logits = (states @ rows.T).float()
+    def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
+        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden], `lengths` of the texts."""
+        texts = (states @ rows.T).split(lengths)
         if self._pooling == "max":
-            maxima = logits.new_full((texts, len(rows)), -torch.inf).index_reduce_(0, text, logits, "amax")
-            return self._activate(maxima + bias)
-        return logits.new_zeros((texts, len(rows))).index_add_(0, text, self._activate(logits + bias))
+            return self._activate(torch.stack([logits.amax(0) for logits in texts]).float() + bias)
+        return torch.stack([self._activate(logits.float() + bias).sum(0) for logits in texts])
 
     def _activate(self, logits: Tensor) -> Tensor:
         weights = torch.log1p(torch.relu(logits))
         return weights if self._activation == "log1p_relu" else torch.log1p(weights)
 
 
-def _load(artifact: Artifact) -> transformers.PreTrainedModel:
+class _PassThrough(nn.Module):
+    """In the place of a decoder; transformers asks some for these."""
+
+    weight = bias = None
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states
+
+
+def _load(artifact: Artifact) -> nn.Module:
     """The model class is transformers' own; no code of the checkpoint runs."""
-    kind: type[transformers.PreTrainedModel] = getattr(transformers, artifact.manifest.architecture)
+    kind: Any = getattr(transformers, artifact.manifest.architecture)
     config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
     config._attn_implementation = "sdpa"
-    model = kind(config).eval()
+    model: Any = kind(config).eval()
     try:
         with Weights(artifact.path) as weights:
             missing, unexpected = model.load_state_dict(
@@ -115,4 +123,5 @@ def _load(artifact: Artifact) -> transformers.PreTrainedModel:
         raise EncoderError(f"the checkpoint has no weight {lacking[0]}: publish or convert it again")
     if unexpected:
         raise EncoderError(f"the checkpoint has a weight {unexpected[0]} that {kind.__name__} does not know")
-    return model
+    loaded: nn.Module = model
+    return loaded

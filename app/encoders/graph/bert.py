@@ -1,4 +1,4 @@
-"""BERT and the models that differ from it in names: RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA (generator)."""
+"""BERT and the models that differ from it mostly in names: (XLM-)RoBERTa, CamemBERT, DistilBERT, ELECTRA generators."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ class Builder:
         """A constant for the rows of `name` that each of `tiles` lists; without `tiles`, one for all rows."""
         self._require(name)
         blocks = self._blocks(name)
+        every: Sequence[NDArray[np.int32] | slice] = [slice(None)] if tiles is None else tiles
         if blocks is None:
             rows = self._weights[name]
-            yield from (op.constant(rows if tile is None else rows[tile]) for tile in tiles or [None])
+            yield from (op.constant(rows[tile]) for tile in every)
         else:
             values, scales = blocks
-            for tile in tiles or [None]:
-                yield _decompressed(values, scales) if tile is None else _decompressed(values[tile], scales[tile])
+            yield from (_decompressed(values[tile], scales[tile]) for tile in every)
 
     def embedding(self, name: str, ids: ov.Node) -> ov.Node:
         """Rows of the matrix `name` for `ids`, whatever their shape: [..., columns]."""

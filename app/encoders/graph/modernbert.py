@@ -100,7 +100,9 @@ def _attention_masks(shape: ModernBertShape, positions: ov.Node, mask: ov.Node) 
     real = op.unsqueeze(mask, index([1, 2]))
     distance = op.abs(op.subtract(op.unsqueeze(positions, index(0)), op.unsqueeze(positions, index(1))))
     near = op.unsqueeze(op.less_equal(distance, scalar(shape.window, np.int32)), index([0, 1]))
-    return {GLOBAL: real, LOCAL: op.logical_and(real, near)}
+    # Padding far behind a short text has no real token near it; seeing itself, it does not become NaN.
+    itself = op.unsqueeze(op.equal(distance, scalar(0, np.int32)), index([0, 1]))
+    return {GLOBAL: real, LOCAL: op.logical_or(op.logical_and(real, near), itself)}
 
 
 def _attention(
