@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, TypeVar
 
@@ -45,6 +45,7 @@ class Limits:
     """What a request may ask for, and what it gets if it does not ask."""
 
     max_texts_per_request: int
+    max_characters_per_text: int
     max_body_bytes: int
     max_texts_in_flight: int
     max_batch_tokens: int
@@ -144,11 +145,7 @@ async def encode(request: Request) -> Response:
     asked = _parse(await read_body(request, service.limits.max_body_bytes))
     if service.log_texts:
         log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
-    limit = service.limits.max_texts_per_request
-    if len(asked.texts) > limit:
-        raise TooLarge(
-            f"{len(asked.texts)} texts in one request, at most {limit} are taken: send them in parts", "texts"
-        )
+    check_size(asked.texts, service.limits)
     return await _unless_client_leaves(request, _answer(service, asked, _asked_version(request, asked)))
 
 
@@ -244,6 +241,22 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     except ClientDisconnect as error:
         raise ClientGone from error
     return bytes(body)
+
+
+def check_size(texts: Sequence[str], limits: Limits) -> None:
+    """:raises TooLarge: if there are too many texts, or one is too long."""
+    if len(texts) > limits.max_texts_per_request:
+        raise TooLarge(
+            f"{len(texts)} texts in one request, at most {limits.max_texts_per_request} are taken: send them in parts",
+            "texts",
+        )
+    for index, text in enumerate(texts):
+        if len(text) > limits.max_characters_per_text:
+            raise TooLarge(
+                f"item {index} has {len(text)} characters, at most {limits.max_characters_per_text} are taken: send "
+                "its beginning, or split it",
+                "texts",
+            )
 
 
 def _parse(body: bytes) -> EncodeRequest:

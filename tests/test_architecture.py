@@ -26,7 +26,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
         f"app/{leaf}.py": {"app"}
-        for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
+        for leaf in ("access", "errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
     },
     # The command line for OpenSearch talks to the service over HTTP, like anybody.
     "app/opensearch": {
@@ -47,6 +47,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
     "app/stored.py": {*EDGE, "app.engine"},
     "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
+    "app/slow_clients.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
     "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
     "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
     "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
@@ -58,6 +59,7 @@ MODULES_OF_THE_WEB = {
     "app/api.py",
     "app/errors.py",
     "app/middleware.py",
+    "app/slow_clients.py",
     "app/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
