@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app import admin, api
+from app import admin, api, info, tei
 from app.access import ApiKeys
 from app.api import Limits, Service
 from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint, open_artifact
@@ -111,6 +111,8 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins.split(","), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
+    app.include_router(info.router)
+    app.include_router(tei.router)
     app.include_router(admin.router)
     install_error_handlers(app)
     return app

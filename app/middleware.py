@@ -20,6 +20,8 @@ from app.metrics import Metrics
 #: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
 OPEN_PATHS = {"/livez", "/readyz", "/health", "/metrics"}
 ADMIN = "/admin/"
+#: Their requests are logged, others for debugging only.
+ENCODING = {"/encode", "/embed_sparse"}
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -76,7 +78,7 @@ class RequestMiddleware:
             if status >= 400:
                 fields["error"] = scope.get(ERROR_TYPE, EncodingFailed.type)
                 self._metrics.refusals.labels(fields["error"]).inc()
-            log.log(logging.INFO if path == "/encode" else logging.DEBUG, "request", extra={"fields": fields})
+            log.log(logging.INFO if path in ENCODING else logging.DEBUG, "request", extra={"fields": fields})
 
 
 class AccessMiddleware:
