@@ -26,7 +26,18 @@ FORBIDDEN = {  # package or module -> what it must not import
     # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
         f"app/{leaf}.py": {"app"}
-        for leaf in ("access", "errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
+        for leaf in (
+            "access",
+            "client",
+            "errors",
+            "lifecycle",
+            "logs",
+            "memory",
+            "metrics",
+            "schemas",
+            "settings",
+            "wire",
+        )
     },
     # The command line for OpenSearch talks to the service over HTTP, like anybody.
     "app/opensearch": {
