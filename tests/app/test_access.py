@@ -22,7 +22,7 @@ import pytest
 from app.access import ApiKeys
 from app.main import create_app
 from app.settings import Settings
-from tests.app.server import ROOT, Server, running
+from tests.app.server import ROOT, Server, running, start
 from tests.tiny import SENTENCES
 
 MANY_TEXTS = json.dumps([" ".join(SENTENCES)] * 300)
@@ -70,6 +70,13 @@ def test_a_wrong_entry_is_refused_and_not_shown(entries: str, message: str) -> N
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
         ApiKeys(entries, None)
     assert "secret-key" not in str(refusal.value)
+
+
+def test_the_service_does_not_start_with_a_wrong_entry() -> None:
+    server = start("-m", "app", "--port", "0", "--api-keys", "s3cret")
+    assert server.wait() == 1
+    assert "wrong settings: entry 1 of the API keys is not NAME:SHA256" in "".join(server.log)
+    assert "s3cret" not in "".join(server.log)
 
 
 async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings: Settings) -> None:
