@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
+import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -32,6 +34,8 @@ from sparse_encoder.token_ids import MAX_TOKEN_IDS
 MAX_QUERY_TOKENS = 256
 #: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
 VECTORS_AT_ONCE = 32
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 router = APIRouter()
@@ -61,6 +65,7 @@ class Service:
     lifecycle: Lifecycle
     metrics: Metrics
     admin_key: str | None = field(repr=False)
+    log_texts: bool
 
     async def find(self, name: str | None) -> Resident:
         """The version that a request asks for, in memory; to be held at once.
@@ -134,10 +139,12 @@ async def encode(request: Request) -> Response:
     """The tokens that describe each text for a search engine, each with its weight, heaviest first.
 
     The headers of the answer say which model version computed it (`X-Model-Version`), how many tokens were encoded
-    (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
+    (`X-Tokens`), and the milliseconds it took to tokenize, to wait, to encode and to write (`Server-Timing`).
     """
     service = get_service(request)
     asked = _parse(await read_body(request, service.limits.max_body_bytes))
+    if service.log_texts:
+        log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
     limit = service.limits.max_texts_per_request
     if len(asked.texts) > limit:
         raise TooLarge(
@@ -158,7 +165,13 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None) -
                 "sparse_embedding_format",
             )
         query_tokens = _query_tokens(asked, resident.checkpoint)
-        encoded = await service.engine.encode(resident.checkpoint, asked.texts, input_type, query_tokens)
+        encoded = await service.engine.encode(
+            resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+        )
+        started = time.perf_counter()
+        body = await _write(service.limits, asked, encoded, keys)
+        write_seconds = time.perf_counter() - started
+        service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
         headers = {
             "X-Model-Version": resident.version,
             "X-Tokens": str(encoded.tokens),
@@ -168,10 +181,11 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None) -
                     ("tokenize", encoded.tokenize_seconds),
                     ("queue", encoded.queue_seconds),
                     ("encode", encoded.encode_seconds),
+                    ("write", write_seconds),
                 )
             ),
         }
-        return Response(await _write(service.limits, asked, encoded, keys), 200, headers, "application/json")
+        return Response(body, 200, headers, "application/json")
 
 
 @router.get("/livez", summary="Does the process answer?")

@@ -28,7 +28,7 @@ class Rules:
     canary_min_active_tokens: float
     canary_max_active_tokens: float
     canary_min_overlap: float
-    max_batch_tokens: int
+    max_batch_tokens: int | None  #: as the user chose; None: chosen so that every text fits
 
 
 def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
@@ -54,7 +54,7 @@ def check_memory(manifest: Manifest, available_bytes: int) -> None:
 def check_lengths(manifest: Manifest, rules: Rules) -> None:
     """The longest text must fit a batch, or it could never be encoded."""
     longest = max(manifest.max_length_document, manifest.max_length_query)
-    if longest > rules.max_batch_tokens:
+    if rules.max_batch_tokens and longest > rules.max_batch_tokens:
         raise CheckpointError(
             f"a text of {manifest.version} can have {longest} tokens, but max_batch_tokens is "
             f"{rules.max_batch_tokens}: raise it"

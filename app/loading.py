@@ -22,6 +22,9 @@ from app.wire import DottedTokens
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.store import Store, StoreError, UnknownVersionError
 
+#: The steps at which a version can be refused.
+STAGES = ("fetch", "vocabulary", "memory", "load", "golden", "canary")
+
 log = logging.getLogger(__name__)
 
 

@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from app import admin, api
 from app.api import Limits, Service
+from app.budget import measured_batch_tokens
 from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint, open_artifact
 from app.encoders.base import Encoder, EncoderError
-from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.select import build_encoder as select_encoder
 from app.engine import Engine
 from app.errors import install_error_handlers
 from app.gates import Rules, check_lengths
@@ -27,24 +30,23 @@ from app.versions import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.store import StoreError
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 log = logging.getLogger(__name__)
 
 
-def openvino_encoder(artifact: Artifact, threads: int) -> Encoder:
-    """The encoder of the service; `threads` of the CPU, 0 for all."""
-    return OpenVINOEncoder(artifact.path, artifact.manifest.never_emitted_ids, threads)
+def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifact], Encoder] | None = None) -> FastAPI:
+    """The application; without `settings` they come from the environment. The model is loaded when it starts.
 
-
-def create_app(
-    settings: Settings | None = None, build_encoder: Callable[[Artifact, int], Encoder] = openvino_encoder
-) -> FastAPI:
-    """The application; without `settings` they come from the environment. The model is loaded when it starts."""
+    `build_encoder` makes the encoder of each checkpoint; without it, the settings choose.
+    """
     settings = settings or Settings()
     configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
-
-    def build(artifact: Artifact) -> Encoder:
-        return build_encoder(artifact, settings.encoder_threads)
+    build = build_encoder or partial(
+        select_encoder, device=settings.device, precision=settings.precision, threads=settings.encoder_threads
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,16 +61,21 @@ def create_app(
         except (ArtifactError, CheckpointError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
+        max_batch_tokens = settings.max_batch_tokens
+        if max_batch_tokens is None:
+            max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.checkpoint)
         engine = Engine(
             metrics,
-            max_batch_tokens=settings.max_batch_tokens,
+            max_batch_tokens=max_batch_tokens,
+            query_cache_size=settings.query_cache_size,
             max_texts_in_flight=settings.max_texts_in_flight,
             request_timeout_seconds=settings.request_timeout_seconds,
         )
-        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight)
-        limits = Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
+        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight, queue_tokens=lambda: engine.queue_tokens)
+        chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}
+        limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
         key = settings.admin_key.get_secret_value() if settings.admin_key else None
-        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key)
+        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
@@ -76,6 +83,8 @@ def create_app(
         if stored:
             await stored.stop()
         await engine.stop()
+        if tracing:
+            await asyncio.to_thread(tracing.shutdown)
 
     app = FastAPI(
         title="Sparse encoder",
@@ -85,18 +94,29 @@ def create_app(
         redoc_url=None,
     )
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
+    tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
     app.include_router(admin.router)
     install_error_handlers(app)
     return app
 
 
+def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
+    try:
+        from app.tracing import TracingMiddleware, exporting_to
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"--otlp-endpoint needs the extra otel ({error}): pip install -e '.[otel]'") from error
+    provider = exporting_to(endpoint)
+    app.add_middleware(TracingMiddleware, provider=provider)
+    return provider
+
+
 def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
-    with open_artifact(settings.model, settings.cache_dir) as artifact:
-        check_lengths(artifact.manifest, _rules(settings))
-        checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
-        check_golden(checkpoint)
-        return checkpoint
+    artifact = open_artifact(settings.model)
+    check_lengths(artifact.manifest, _rules(settings))
+    checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
+    check_golden(checkpoint)
+    return checkpoint
 
 
 def _source(settings: Settings, url: str) -> Source:

@@ -10,6 +10,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import ERROR_TYPE, EncodingFailed, error_types
 from app.lifecycle import Lifecycle
 from app.logs import request_id
 from app.metrics import Metrics
@@ -26,6 +27,8 @@ class RequestMiddleware:
         self._app = app
         self._lifecycle = lifecycle
         self._metrics = metrics
+        for type_ in error_types():
+            metrics.refusals.labels(type_)  # a rate needs the zero before the first one
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,11 +55,16 @@ class RequestMiddleware:
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "other")  # only known paths: each one is a time series
+            seconds = time.perf_counter() - started
             self._metrics.requests.labels(path, status).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
             fields = {
                 "method": scope["method"],
                 "path": scope["path"],
                 "status": status,
-                "milliseconds": round((time.perf_counter() - started) * 1000, 2),
+                "milliseconds": round(seconds * 1000, 2),
             }
+            if status >= 400:
+                fields["error"] = scope.get(ERROR_TYPE, EncodingFailed.type)
+                self._metrics.refusals.labels(fields["error"]).inc()
             log.log(logging.INFO if path == "/encode" else logging.DEBUG, "request", extra={"fields": fields})

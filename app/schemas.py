@@ -61,6 +61,9 @@ class EncodeRequest(BaseModel):
         max_length=128,
         description="Model version or alias; without it, the one served. May also be ?version= or X-Model-Version.",
     )
+    truncate: Annotated[Literal["end", "error"], BeforeValidator(_lower)] = Field(
+        "end", description="What becomes of a text that is longer than the model reads: loses its end, or an error."
+    )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 
     @model_validator(mode="before")

@@ -8,6 +8,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.encoders.base import Precision
+
 
 class Settings(BaseSettings):
     """Sparse text encoding over HTTP. Every flag is also an environment variable: --port is SPARSE_ENCODER_PORT."""
@@ -61,8 +63,22 @@ class Settings(BaseSettings):
     )
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
-    max_batch_tokens: int = Field(
-        default=1024, ge=1, description="Tokens of one encoder run, padding included; more costs queries latency."
+    max_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one encoder run, padding included; without it, measured at the start.",
+    )
+    query_cache_size: int = Field(
+        default=4096, ge=0, description="Recent queries whose vectors are kept; 0 computes every one again."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:N or mps; auto takes a GPU if torch (extra `torch`) finds one.",
+    )
+    precision: Precision = Field(
+        default="auto",
+        description="f32, bf16, f16 (GPU) or int8 (CPU); auto takes the fastest that costs no retrieval quality.",
     )
     max_texts_per_request: int = Field(
         default=1024, ge=1, description="Texts in one request; more is refused with 413."
@@ -92,6 +108,10 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: int = Field(
         default=60, ge=1, description="Seconds that accepted requests have to finish once listening has ended."
     )
+    otlp_endpoint: str | None = Field(
+        default=None, description="OpenTelemetry collector for traces, such as http://collector:4318; extra otel."
+    )
+    log_texts: bool = Field(default=False, description="Write the texts of each request into the log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level logged."
     )

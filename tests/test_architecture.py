@@ -14,14 +14,14 @@ PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference"}  # import it; the service may not
 WEB = {"fastapi", "starlette", "uvicorn"}
-EDGE = {"app.admin", "app.api", "app.main", "app.middleware"}
+EDGE = {"app.admin", "app.api", "app.main", "app.middleware", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
     "sparse_encoder/tokenizer.py": {"sparse_encoder", *TORCH},
     "sparse_encoder/vector.py": {"sparse_encoder", *TORCH},
     "sparse_encoder/packed.py": TORCH,
-    # A checkpoint of others is data; only its reference vectors, and a tokenizer without tokenizer.json, take torch's side.
+    # A checkpoint of others is data. Torch computes reference vectors only, and makes a tokenizer that has no file yet.
     **{
         f"sparse_encoder/checkpoint/{module}.py": TORCH
         for module in ("config", "convert", "directory", "locate", "query_weights", "shapes", "source", "weights")
@@ -53,6 +53,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
     "app/stored.py": {*EDGE, "app.engine"},
     "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
+    "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
     "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
     "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
 }
@@ -63,6 +64,7 @@ MODULES_OF_THE_WEB = {
     "app/api.py",
     "app/errors.py",
     "app/middleware.py",
+    "app/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
 MOST_LINES = 400
@@ -178,6 +180,10 @@ def test_importing_the_service_does_nothing_and_loads_neither_torch_nor_telemetr
     assert names >= TORCH_MODULES
     loaded = {module.split(".")[0] for module in modules_loaded_by(*sorted(names - TORCH_MODULES))}
     assert loaded & {"training", "tests", "openvino_telemetry", *TORCH} == set()
+
+
+def test_starting_the_service_loads_traces_and_stores_only_if_asked_for() -> None:
+    assert {"opentelemetry.sdk", "s3fs"} & modules_loaded_by("app.__main__") == set()
 
 
 def test_importing_the_training_package_does_nothing() -> None:

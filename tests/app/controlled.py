@@ -13,6 +13,7 @@ class ControlledEncoder:
     """Open (not held) at first, so that a checkpoint can be loaded with it."""
 
     device = "test"
+    rounding = 0.0
 
     def __init__(self, inner: Encoder) -> None:
         self._inner = inner

@@ -35,7 +35,13 @@ class OneCheckpoint(Engine):
     """Most tests have one."""
 
     def __init__(self, checkpoint: Checkpoint, timeout: float = 50.0) -> None:
-        super().__init__(Metrics(), max_batch_tokens=64, max_texts_in_flight=10, request_timeout_seconds=timeout)
+        super().__init__(
+            Metrics(),
+            max_batch_tokens=64,
+            max_texts_in_flight=10,
+            request_timeout_seconds=timeout,
+            query_cache_size=4,
+        )
         self.checkpoint = checkpoint
 
     async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoded:

@@ -237,8 +237,8 @@ async def served(settings: Settings) -> AsyncIterator[tuple[str, ScaledEncoder]]
     """The address of the service on a real socket, and its encoder in the hands of the test."""
     made: list[ScaledEncoder] = []
 
-    def build(artifact: Artifact, threads: int) -> Encoder:
-        made.append(ScaledEncoder(openvino(artifact, threads)))
+    def build(artifact: Artifact) -> Encoder:
+        made.append(ScaledEncoder(openvino(artifact)))
         return made[0]
 
     listening = socket.create_server(("127.0.0.1", 0))

@@ -112,6 +112,15 @@ def test_the_log_is_json_with_request_ids_and_without_texts(tiny_artifact: Path)
     assert json.dumps("비밀")[1:-1] not in "".join(server.log)
 
 
+def test_texts_are_logged_if_asked_for(tiny_artifact: Path) -> None:
+    with running("-m", "app", "--port", "0", "--model", str(tiny_artifact), "--log-texts") as server:
+        httpx.post(f"{server.url}/encode", json=["비밀문서"], headers={"X-Request-Id": "mine-1"}, timeout=None)
+        server.terminate()
+        assert server.wait() == 0
+    (entry,) = [entry for entry in server.entries() if entry["message"] == "texts"]
+    assert (entry["texts"], entry["request_id"]) == (["비밀문서"], "mine-1")
+
+
 def test_uvicorn_can_start_the_factory_with_settings_from_the_environment(tiny_artifact: Path) -> None:
     command = ("-m", "uvicorn", "--factory", "app.main:create_app", "--port", "0")
     with running(*command, SPARSE_ENCODER_MODEL=str(tiny_artifact)) as server:

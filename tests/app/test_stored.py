@@ -64,8 +64,8 @@ class Running:
         self.encoders: dict[str, list[ControlledEncoder]] = {}
         self.hold_next = False
 
-    def build(self, artifact: Artifact, threads: int) -> ControlledEncoder:
-        made = ControlledEncoder(openvino(artifact, 1))
+    def build(self, artifact: Artifact) -> ControlledEncoder:
+        made = ControlledEncoder(openvino(artifact))
         if self.hold_next:
             made.hold()
         self.encoders.setdefault(artifact.manifest.version, []).append(made)
