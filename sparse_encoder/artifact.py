@@ -139,6 +139,10 @@ class Manifest(Description):
         return sorted(name for name in self.files if name.endswith(WEIGHTS_SUFFIX))
 
     @property
+    def weight_bytes(self) -> int:
+        return sum(self.files[name].bytes for name in self.weight_files)
+
+    @property
     def vocabulary_sha256(self) -> str:
         """What the keys of vectors depend on: an index built by one version serves another of equal value."""
         tables = (TOKENIZER, TOKEN_IDS)

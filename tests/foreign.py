@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentence_transformers.sparse_encoder.modules
 import tokenizers
 import torch
 import transformers
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
@@ -222,6 +224,16 @@ def modernbert_legacy(target: Path) -> Path:
     return target
 
 
+def large_vocabulary(target: Path) -> Path:
+    """More tokens than a sparse_vector field has ids."""
+    backend, names = wordpiece()
+    tokens = sorted(backend.get_vocab(), key=backend.get_vocab().__getitem__)
+    tokens += [f"남는{number}" for number in range(33_000 - len(tokens))]
+    backend.model = WordPiece({token: token_id for token_id, token in enumerate(tokens)}, unk_token="[UNK]")
+    config = configs.BertConfig(vocab_size=len(tokens), **{**ENCODER, "hidden_size": 8})
+    return save(build(config), (backend, names), target)
+
+
 def v1_wrapper(target: Path) -> Path:
     """The shape of v1: a class of its own around ModernBERT, so one more prefix before each name."""
     modernbert_legacy(target)
@@ -366,3 +378,14 @@ SENTENCE_TRANSFORMERS: Mapping[str, Callable[[Path], Path]] = {
 INFERENCE_FREE: Mapping[str, Callable[[Path], Path]] = {
     make.__name__: make for make in (routed, routed_from_root, with_idf, with_weight_lines)
 }
+
+
+@torch.no_grad()
+def by_transformers(directory: Path, length: int) -> NDArray[np.float32]:
+    """The formula over `AutoModelForMaskedLM`, all texts in one padded batch: [texts, vocabulary]."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
+    inputs = tokenizer(TEXTS, padding=True, truncation=True, max_length=length, return_tensors="pt")
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    weights = logits.relu().log1p() * inputs["attention_mask"].unsqueeze(-1)
+    return np.asarray(weights.amax(1).numpy())

@@ -42,6 +42,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
     "app/batching.py": {"app", "asyncio", "threading", "time"},
     "app/encoders": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
+    "app/conversion.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
     "app/checkpoints.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
     "app/versions.py": {*EDGE, *FROM_A_STORE, "app.engine"},
     "app/engine.py": {*EDGE, *FROM_A_STORE, "app.versions", "app.schemas"},

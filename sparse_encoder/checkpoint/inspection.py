@@ -42,7 +42,7 @@ def of_artifact(path: Path, manifest: Manifest) -> Iterator[str]:
     yield f"weight of a token: {manifest.activation}, {manifest.pooling} over positions"
     yield from _vocabulary(backend, manifest.never_emitted_ids, manifest.vocabulary_size)
     yield f"lengths: {manifest.max_length_document} tokens for documents, {manifest.max_length_query} for queries"
-    yield _memory(sum(manifest.files[name].bytes for name in manifest.weight_files))
+    yield _memory(manifest.weight_bytes)
 
 
 def sample(artifact: Artifact, text: str) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
@@ -45,24 +44,13 @@ def dense(vector: SparseVector, size: int) -> NDArray[np.float32]:
     return row
 
 
-@torch.no_grad()
-def by_transformers(directory: Path, length: int) -> NDArray[np.float32]:
-    """The formula over `AutoModelForMaskedLM`, all texts in one padded batch: [texts, vocabulary]."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model = transformers.AutoModelForMaskedLM.from_pretrained(directory, dtype=torch.float32).eval()
-    inputs = tokenizer(foreign.TEXTS, padding=True, truncation=True, max_length=length, return_tensors="pt")
-    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    weights = logits.relu().log1p() * inputs["attention_mask"].unsqueeze(-1)
-    return np.asarray(weights.amax(1).numpy())
-
-
 @pytest.mark.parametrize("shape", foreign.MASKED_LM)
 def test_masked_language_models(shape: str, tmp_path: Path) -> None:
     source = foreign.MASKED_LM[shape](tmp_path / "source")
     read, artifact = converted(source, tmp_path / "artifact")
     if shape == "v1_wrapper":  # reads only with code of its own; it is this model with other names
         source = foreign.modernbert_legacy(tmp_path / "unwrapped")
-    check_same(artifact, by_transformers(source, read.max_length_document))
+    check_same(artifact, foreign.by_transformers(source, read.max_length_document))
     assert artifact.manifest.architecture == transformers.AutoConfig.from_pretrained(source).architectures[0]
     assert (artifact.manifest.activation, artifact.manifest.pooling) == ("log1p_relu", "max")
 
@@ -116,7 +104,7 @@ def test_special_tokens_are_those_of_the_tokenizer_and_closed_in_the_weights(tmp
         read.tokenizer.backend.token_to_id("[SEP]"),
     )
     assert read.tokenizer.pad_id == artifact.manifest.vocabulary_size - 1
-    alone = by_transformers(artifact.path, 64)
+    alone = foreign.by_transformers(artifact.path, 64)
     assert not alone[:, list(read.never_emitted_ids)].any()
     check_same(artifact, alone)
 
