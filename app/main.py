@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -16,7 +17,8 @@ from app import admin, api, info, tei
 from app.access import ApiKeys
 from app.api import Limits, Service
 from app.budget import measured_batch_tokens
-from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint, open_artifact
+from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
+from app.conversion import open_model
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.select import build_encoder as select_encoder
 from app.engine import Engine
@@ -30,6 +32,7 @@ from app.settings import Settings
 from app.stored import Source, Stored
 from app.versions import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
+from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.store import StoreError
 
 if TYPE_CHECKING:
@@ -132,7 +135,9 @@ def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
 
 
 def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
-    artifact = open_artifact(settings.model)
+    choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
+    exact = partial(select_encoder, device="cpu", precision="f32", threads=settings.encoder_threads)
+    artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
     check_lengths(artifact.manifest, _rules(settings))
     checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
     check_golden(checkpoint)
@@ -144,11 +149,15 @@ def _source(settings: Settings, url: str) -> Source:
         url=url,
         alias=settings.alias,
         poll_seconds=settings.poll_seconds,
-        cache_dir=(settings.cache_dir or default_cache_dir()).absolute(),
+        cache_dir=_cache_dir(settings),
         request_timeout_seconds=settings.request_timeout_seconds,
         dotted_tokens=settings.dotted_tokens,
         rules=_rules(settings),
     )
+
+
+def _cache_dir(settings: Settings) -> Path:
+    return (settings.cache_dir or default_cache_dir()).absolute()
 
 
 def _rules(settings: Settings) -> Rules:

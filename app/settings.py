@@ -25,12 +25,20 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    model: Path | None = Field(
-        default=None, description="Directory of a published artifact; without it, the embedded model."
+    model: str | None = Field(
+        default=None,
+        description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
+        "embedded model.",
+    )
+    max_length_document: int | None = Field(
+        default=None, ge=3, description="Tokens of a document, for a --model that is no artifact of this project."
+    )
+    max_length_query: int | None = Field(
+        default=None, ge=3, description="Tokens of a query, for a --model that is no artifact of this project."
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Directory for what is unpacked or downloaded; without it, the user's cache directory.",
+        description="Directory for what is converted or downloaded; without it, the user's cache directory.",
     )
     store: str | None = Field(
         default=None, description="Directory or fsspec URL of published versions, instead of --model; watched."
@@ -149,4 +157,6 @@ class Settings(BaseSettings):
             raise ValueError("model and store both say what to serve: give one of them")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
+        if self.store and (self.max_length_document or self.max_length_query):
+            raise ValueError("the versions of a store say their own lengths: leave out those of documents and queries")
         return self

@@ -139,6 +139,10 @@ class Manifest(Description):
         return sorted(name for name in self.files if name.endswith(WEIGHTS_SUFFIX))
 
     @property
+    def weight_bytes(self) -> int:
+        return sum(self.files[name].bytes for name in self.weight_files)
+
+    @property
     def vocabulary_sha256(self) -> str:
         """What the keys of vectors depend on: an index built by one version serves another of equal value."""
         tables = (TOKENIZER, TOKEN_IDS)
@@ -223,20 +227,27 @@ def write_artifact(target: Path, fill: Callable[[Path], None], describe: Callabl
     """
     with new_directory(target) as directory:
         fill(directory)
-        description = describe(directory)
-        files = {entry.name: file_record(Path(entry)) for entry in _plain_files(directory) if entry.name != MANIFEST}
-        if TOKENIZER not in files:
-            raise ArtifactError(f"an artifact needs {TOKENIZER}: add the file and publish again")
-        manifest = Manifest(
-            **{field.name: getattr(description, field.name) for field in dataclasses.fields(Description)},
-            format_version=FORMAT_VERSION,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files=files,
-            tokenizer_sha256=files[TOKENIZER].sha256,
-        )
+        manifest = describe_files(directory, describe(directory))
         (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         read_artifact(directory)
     return target
+
+
+def describe_files(directory: Path, description: Description) -> Manifest:
+    """The manifest of what lies in `directory` now.
+
+    :raises ArtifactError: if that is no artifact.
+    """
+    files = {entry.name: file_record(Path(entry)) for entry in _plain_files(directory) if entry.name != MANIFEST}
+    if TOKENIZER not in files:
+        raise ArtifactError(f"an artifact needs {TOKENIZER}: add the file and publish again")
+    return Manifest(
+        **{field.name: getattr(description, field.name) for field in dataclasses.fields(Description)},
+        format_version=FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files,
+        tokenizer_sha256=files[TOKENIZER].sha256,
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:

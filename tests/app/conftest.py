@@ -23,7 +23,7 @@ def openvino(artifact: Artifact) -> OpenVINOEncoder:
 def settings(tiny_artifact: Path) -> Settings:
     """Small limits, so that a test can reach them."""
     return Settings(
-        model=tiny_artifact,
+        model=str(tiny_artifact),
         encoder_threads=1,
         max_texts_per_request=20,
         max_texts_in_flight=30,

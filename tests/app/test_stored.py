@@ -563,7 +563,7 @@ async def test_the_admin_routes_need_the_key_and_a_store(store: Store, tiny_arti
         response = await service.client.post("/admin/versions/v1/load", headers=KEY)
         assert response.status_code == 403
         assert "SPARSE_ENCODER_ADMIN_KEY" in response.json()["error"]["message"]
-    async with running(None, model=tiny_artifact) as service:
+    async with running(None, model=str(tiny_artifact)) as service:
         response = await service.client.post("/admin/versions/v1/load", headers=KEY)
         assert (response.status_code, response.json()["error"]["type"]) == (409, "refused")
         assert (await service.versions()) == {"serving": "tiny-v1"}
