@@ -9,7 +9,13 @@ from pathlib import Path
 
 from app.checkpoints import default_cache_dir
 
-REQUIREMENTS = ["torch==2.13.0", "sentence-transformers==6.2.0", "optimum-intel[openvino,nncf]==2.2.0"]
+REQUIREMENTS = [
+    "torch==2.13.0",
+    "sentence-transformers==6.2.0",
+    "optimum-intel[openvino,nncf]==2.2.0",
+    "datasets",
+    "huggingface-hub<2",
+]
 WORKER = Path(__file__).with_name("worker.py")
 #: For calibration; of our own writing, and not among the texts that are measured.
 CALIBRATION = [

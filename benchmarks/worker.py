@@ -9,7 +9,9 @@ latter run in an environment of their own (see `benchmarks.peer`), where nothing
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,9 +62,9 @@ def sentence_transformers(directory: Path, kind: str) -> Encode:
 def _quantised(directory: Path) -> str:
     """As its documentation makes it (static post-training quantisation by Optimum Intel), but calibrated with texts
     that are at hand instead of a data set from a hub."""
-    name = "openvino/openvino_model_qint8.xml"
-    if (directory / name).exists():
-        return name
+    name = "openvino/openvino_model_qint8"
+    if (directory / f"{name}.xml").exists():
+        return f"{name}.xml"
     from datasets import Dataset
     from optimum.intel import OVConfig, OVModelForMaskedLM, OVQuantizationConfig, OVQuantizer
     from transformers import AutoTokenizer
@@ -70,14 +72,17 @@ def _quantised(directory: Path) -> str:
     texts = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
     tokenizer = AutoTokenizer.from_pretrained(directory)
     columns = tokenizer(texts, padding="max_length", max_length=64, truncation=True)
-    quantizer = OVQuantizer(OVModelForMaskedLM.from_pretrained(directory, export=True))
-    quantizer.quantize(
-        calibration_dataset=Dataset.from_dict({key: columns[key] for key in ("input_ids", "attention_mask")}),
-        ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(texts))),
-        save_directory=directory / "openvino",
-        file_name="openvino_model_qint8.xml",
-    )
-    return name
+    quantizer = OVQuantizer.from_pretrained(OVModelForMaskedLM.from_pretrained(directory, export=True))
+    with tempfile.TemporaryDirectory() as temporary:
+        quantizer.quantize(
+            calibration_dataset=Dataset.from_dict(dict(columns)),
+            ov_config=OVConfig(quantization_config=OVQuantizationConfig(num_samples=len(texts))),
+            save_directory=temporary,
+        )
+        (directory / "openvino").mkdir(exist_ok=True)
+        for suffix in (".bin", ".xml"):  # the last one says that all is there
+            shutil.copyfile(Path(temporary) / f"openvino_model{suffix}", directory / f"{name}{suffix}")
+    return f"{name}.xml"
 
 
 def main() -> None:
