@@ -4,7 +4,7 @@
 
 Needs root, nginx and unshare: everything runs in a network namespace of its own. nginx passes a request on to the other
 replica only where that is safe, which is when the connection was refused: it must not hide an answer that was lost. It
-shuns no replica after that (max_fails=0), because it would for ten seconds after the restart, while the other one stops.
+shuns no replica after that (max_fails=0): it would do so for ten seconds, in which the other one stops.
 """
 
 from __future__ import annotations
