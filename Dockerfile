@@ -24,7 +24,6 @@ COPY app /opt/sparse-encoder/app
 WORKDIR /opt/sparse-encoder
 # The root is read-only later: byte code and the unpacked model are written now.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app sparse_encoder \
- && /opt/venv/bin/python -c "from app.checkpoints import open_artifact; from pathlib import Path; open_artifact(None, Path('/var/cache/sparse-encoder')).__enter__()" \
  && mkdir /models
 
 FROM pip AS training

@@ -26,6 +26,7 @@ from app.versions import Resident, Versions
 from app.wire import Writer, write_vector
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
+from sparse_encoder.token_ids import MAX_TOKEN_IDS
 
 #: Each token of a query is a clause, of which Lucene takes 1,024 in all: so many leave room for a hybrid query over
 #: several fields.
@@ -158,12 +159,18 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, w
     """From admission to the bytes of the answer with one checkpoint, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
+        keys = resident.checkpoint.keys.get(asked.sparse_embedding_format)
+        if keys is None:
+            raise InvalidField(
+                f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
+                "ask for the format word",
+                "sparse_embedding_format",
+            )
         query_tokens = _query_tokens(asked, resident.checkpoint)
         encoded = await service.engine.encode(
             resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
         )
         started = time.perf_counter()
-        keys = resident.checkpoint.keys[asked.sparse_embedding_format]
         body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
         write_seconds = time.perf_counter() - started
         service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)

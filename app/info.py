@@ -26,6 +26,7 @@ async def info(request: Request) -> JSONResponse:
                 "created": manifest.created,
                 "architecture": manifest.architecture,
                 "activation": manifest.activation,
+                "pooling": manifest.pooling,
                 "vocabulary_size": manifest.vocabulary_size,
                 "max_length_document": manifest.max_length_document,
                 "max_length_query": manifest.max_length_query,

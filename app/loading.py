@@ -132,7 +132,7 @@ class Loader:
                 check_vocabulary(manifest, served.manifest, self._rules)
         if artifact:
             with stage("memory"):
-                check_memory(manifest, memory.available_bytes())
+                check_memory(manifest.weight_bytes, memory.available_bytes())
             with stage("load"):
                 check_lengths(manifest, self._rules)
                 loaded = load_checkpoint(artifact, self._build_encoder, self._dotted_tokens)

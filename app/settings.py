@@ -23,12 +23,20 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    model: Path | None = Field(
-        default=None, description="Directory of a published artifact; without it, the embedded model."
+    model: str | None = Field(
+        default=None,
+        description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
+        "embedded model.",
+    )
+    max_length_document: int | None = Field(
+        default=None, ge=3, description="Tokens of a document, for a --model that is no artifact of this project."
+    )
+    max_length_query: int | None = Field(
+        default=None, ge=3, description="Tokens of a query, for a --model that is no artifact of this project."
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Directory for what is unpacked or downloaded; without it, the user's cache directory.",
+        description="Directory for what is converted or downloaded; without it, the user's cache directory.",
     )
     store: str | None = Field(
         default=None, description="Directory or fsspec URL of published versions, instead of --model; watched."
@@ -80,8 +88,22 @@ class Settings(BaseSettings):
         description="Seconds that a client has for the headers of a request, again for its body, and again to read.",
     )
     encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
-    max_batch_tokens: int = Field(
-        default=1024, ge=1, description="Tokens of one encoder run, padding included; more costs queries latency."
+    max_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one encoder run, padding included; without it, measured at the start.",
+    )
+    query_cache_size: int = Field(
+        default=4096, ge=0, description="Recent queries whose vectors are kept; 0 computes every one again."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:N or mps; auto takes a GPU if torch (extra `torch`) finds one.",
+    )
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = Field(
+        default="auto",
+        description="f32, bf16, f16 (GPU) or int8 (CPU); auto takes the fastest that costs no retrieval quality.",
     )
     max_texts_per_request: int = Field(
         default=1024, ge=1, description="Texts in one request; more is refused with 413."
@@ -133,4 +155,6 @@ class Settings(BaseSettings):
             raise ValueError("model and store both say what to serve: give one of them")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
+        if self.store and (self.max_length_document or self.max_length_query):
+            raise ValueError("the versions of a store say their own lengths: leave out those of documents and queries")
         return self

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+from sparse_encoder.token_ids import MAX_TOKEN_IDS
 from sparse_encoder.vector import SparseVector
 
 Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or None for one that is never written
@@ -55,9 +56,15 @@ def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Ke
 def keys_of_formats(
     vocabulary: Sequence[str], token_ids: Mapping[str, int], dotted: DottedTokens
 ) -> Mapping[str, Keys]:
-    """By the name that a request gives the format: see `word_keys` and `token_id_keys`."""
+    """By the name that a request gives the format: see `word_keys` and `token_id_keys`.
+
+    Without token ids if the vocabulary has more than such a field can hold and no table of its own.
+    """
     words = word_keys(vocabulary, dotted)
-    return {"word": words, "lexical": words, "token_id": token_id_keys(vocabulary, token_ids)}
+    keys = {"word": words, "lexical": words}
+    if token_ids or len(vocabulary) <= MAX_TOKEN_IDS:
+        keys["token_id"] = token_id_keys(vocabulary, token_ids)
+    return keys
 
 
 def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:

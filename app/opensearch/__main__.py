@@ -89,7 +89,8 @@ def _service(options: argparse.Namespace) -> EncoderService:
 
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
     """The query tokenizer of the artifact, which must be the one that the service encodes documents with."""
-    with open_artifact(artifact_dir, None) as artifact, tempfile.TemporaryDirectory() as directory:
+    artifact = open_artifact(artifact_dir)
+    with tempfile.TemporaryDirectory() as directory:
         info = service.info()
         served = info and info["model"]["version"]
         if served and served != artifact.manifest.version:
@@ -97,7 +98,7 @@ def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
                 f"{service.url} serves {served}, the artifact is {artifact.manifest.version}: give the artifact of "
                 f"{served} with --artifact"
             )
-        return _timeless(write_sparse_tokenizer(artifact.path, Path(directory) / "queries.zip"))
+        return _timeless(write_sparse_tokenizer(artifact, Path(directory) / "queries.zip"))
 
 
 def _timeless(file: Path) -> bytes:
@@ -149,8 +150,7 @@ def _run(options: argparse.Namespace) -> None:
         case "teardown":
             _teardown(options)
         case "export-tokenizer":
-            with open_artifact(options.artifact, None) as artifact:
-                _say(str(write_sparse_tokenizer(artifact.path, options.target)))
+            _say(str(write_sparse_tokenizer(open_artifact(options.artifact), options.target)))
 
 
 def _say(line: str) -> None:
