@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -119,7 +120,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
     if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins.split(","), **CORS)
+        app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[\s,]+", settings.cors_origins.strip()), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
     app.include_router(info.router)

@@ -3,7 +3,8 @@
     python benchmarks/rolling_restart.py [--clients 64] [--restarts 2] [--model DIR] [--start JSON]
 
 Needs root, nginx and unshare: everything runs in a network namespace of its own. nginx passes a request on to the other
-replica only where that is safe, which is when the connection was refused: it must not hide an answer that was lost.
+replica only where that is safe, which is when the connection was refused: it must not hide an answer that was lost. It
+shuns no replica after that (max_fails=0): it would do so for ten seconds, in which the other one stops.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Replica:
 async def measure(options: argparse.Namespace, directory: Path) -> Load:
     service = ["--encoder-threads", "1", *(["--model", str(options.model)] if options.model else [])]
     replicas = [Replica(port, options.start, service, directory / f"{port}.log") for port in PORTS]
-    servers = " ".join(f"server 127.0.0.1:{port};" for port in PORTS)
+    servers = " ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in PORTS)
     (directory / "nginx.conf").write_text(NGINX.format(directory=directory, servers=servers), encoding="utf-8")
     nginx = None
     load = Load()
