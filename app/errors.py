@@ -54,7 +54,7 @@ class MalformedJson(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The admin key is missing or wrong."""
+    """The key is missing or wrong."""
 
     status = 401
     type = "unauthorized"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from app.checkpoints import Checkpoint
@@ -49,6 +50,9 @@ class Pending:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
 
     def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""

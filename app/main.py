@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from app import admin, api
+from app import admin, api, info, tei
+from app.access import ApiKeys
 from app.api import Limits, Service
 from app.budget import measured_batch_tokens
 from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
@@ -25,7 +27,7 @@ from app.gates import Rules, check_lengths
 from app.lifecycle import Lifecycle
 from app.logs import configure_logging
 from app.metrics import Metrics
-from app.middleware import RequestMiddleware
+from app.middleware import AccessMiddleware, RequestMiddleware
 from app.settings import Settings
 from app.stored import Source, Stored
 from app.versions import Versions
@@ -35,6 +37,13 @@ from sparse_encoder.store import StoreError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+#: What pages of the origins allowed may send and see.
+CORS: Mapping[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Model-Version", "X-Request-Id"],
+    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Tokens"],
+}
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +59,10 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     build = build_encoder or partial(
         select_encoder, device=settings.device, precision=settings.precision, threads=settings.encoder_threads
     )
+    try:
+        keys = ApiKeys(settings.api_keys, settings.api_keys_file)
+    except ValueError as error:
+        raise SystemExit(f"wrong settings: {error}") from error
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,8 +94,10 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
+        watching = asyncio.create_task(keys.watch())
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
             yield
+        watching.cancel()
         if stored:
             await stored.stop()
         await engine.stop()
@@ -96,9 +111,14 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         redirect_slashes=False,  # OpenSearch does not follow redirects
         redoc_url=None,
     )
+    app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins.split(","), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
+    app.include_router(info.router)
+    app.include_router(tei.router)
     app.include_router(admin.router)
     install_error_handlers(app)
     return app

@@ -1,4 +1,5 @@
-"""Around every request: its id, its line in the log, its count, and `Connection: close` once the service drains."""
+"""Around every request: its id, its line in the log, its count, and `Connection: close` once the service drains; and
+whether its client may ask."""
 
 from __future__ import annotations
 
@@ -10,11 +11,19 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ERROR_TYPE, EncodingFailed, error_types
+from app.access import ApiKeys
+from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, error_response, error_types
 from app.lifecycle import Lifecycle
 from app.logs import request_id
 from app.metrics import Metrics
 
+#: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
+OPEN_PATHS = {"/livez", "/readyz", "/health", "/metrics"}
+ADMIN = "/admin/"
+#: Their requests are logged, others for debugging only.
+ENCODING = {"/encode", "/embed_sparse"}
+#: Key of the ASGI scope for the name of the client whose API key was shown.
+CLIENT = "sparse_encoder.client"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
@@ -64,7 +73,33 @@ class RequestMiddleware:
                 "status": status,
                 "milliseconds": round(seconds * 1000, 2),
             }
+            if client := scope.get(CLIENT):
+                fields["client"] = client
             if status >= 400:
                 fields["error"] = scope.get(ERROR_TYPE, EncodingFailed.type)
                 self._metrics.refusals.labels(fields["error"]).inc()
-            log.log(logging.INFO if path == "/encode" else logging.DEBUG, "request", extra={"fields": fields})
+            log.log(logging.INFO if path in ENCODING else logging.DEBUG, "request", extra={"fields": fields})
+
+
+class AccessMiddleware:
+    """Answers 401 to everything but `OPEN_PATHS` unless an API key is shown; before a byte of a body is read."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys.required and not self._is_open(scope["path"]):
+            client = self._keys.client(Headers(scope=scope).get("authorization", ""))
+            if client is None:
+                scope[ERROR_TYPE] = Unauthorized.type
+                message = 'the API key is missing or wrong: send "Authorization: Bearer KEY"'
+                refusal = error_response(Unauthorized.status, Unauthorized.type, message, headers=Unauthorized.headers)
+                await refusal(scope, receive, send)
+                return
+            scope[CLIENT] = client
+        await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_open(path: str) -> bool:
+        return path in OPEN_PATHS or path.startswith(ADMIN)

@@ -63,6 +63,13 @@ class Settings(BaseSettings):
         le=1,
         description="Share of ten heaviest words that a new version has in common with the one served, at least.",
     )
+    api_keys: str = Field(
+        default="",
+        description="Clients that may ask, NAME:SHA256 each (`python -m app.access NAME`); without, anybody.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File with more of them, one a line; read again when it changes."
+    )
     admin_key: SecretStr | None = Field(
         default=None, description="Key of the /admin routes, sent as a bearer token; without one they are closed."
     )
@@ -70,6 +77,18 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reachable from other machines."
     )
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    ssl_certfile: Path | None = Field(
+        default=None, description="Certificate chain (PEM) for TLS; without it, plain HTTP."
+    )
+    ssl_keyfile: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
+    cors_origins: str = Field(
+        default="", description="Web origins whose pages may ask, separated by commas; * for all, empty for none."
+    )
+    client_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds that a client has for the headers of a request, again for its body, and again to read.",
+    )
     encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
     max_batch_tokens: int | None = Field(
         default=None,
@@ -93,6 +112,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         default=8_000_000, ge=1, description="Bytes of one request body; more is refused with 413."
+    )
+    max_characters_per_text: int = Field(
+        default=1_000_000, ge=1, description="Characters of one text; more is refused with 413."
     )
     max_texts_in_flight: int = Field(
         default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."
@@ -133,6 +155,8 @@ class Settings(BaseSettings):
             )
         if self.model and self.store:
             raise ValueError("model and store both say what to serve: give one of them")
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
         if self.store and (self.max_length_document or self.max_length_query):
             raise ValueError("the versions of a store say their own lengths: leave out those of documents and queries")
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
 from sparse_encoder.vector import SparseVector
@@ -18,6 +18,12 @@ Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or 
 
 #: What becomes of a token with a dot in it, on both sides: left out, or written with a one dot leader (U+2024).
 DottedTokens = Literal["drop", "replace"]
+
+
+class Writer(Protocol):
+    """Makes the JSON of one vector."""
+
+    def __call__(self, vector: SparseVector, keys: Keys, max_weight: float) -> str: ...
 
 
 def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
@@ -66,3 +72,13 @@ def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
     pairs = zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
     items = [f"{key}{min(weight, max_weight):.5g}" for token_id, weight in pairs if (key := keys[token_id]) is not None]
     return "{" + ",".join(items) + "}"
+
+
+def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> str:
+    """`[{"index":token id,"value":weight},...]` by ascending id; `keys` are those of token ids."""
+    pairs = [
+        (int(key[1:-2]), min(weight, max_weight))  # the key is `"123":`
+        for token_id, weight in zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
+        if (key := keys[token_id]) is not None
+    ]
+    return "[" + ",".join(f'{{"index":{index},"value":{weight:.5g}}}' for index, weight in sorted(pairs)) + "]"

@@ -1,6 +1,6 @@
 """Two replicas behind nginx, restarted one after the other under load: is every request answered?
 
-    python benchmarks/rolling_restart.py [--clients 64] [--restarts 2] [--model DIR]
+    python benchmarks/rolling_restart.py [--clients 64] [--restarts 2] [--model DIR] [--start JSON]
 
 Needs root, nginx and unshare: everything runs in a network namespace of its own. nginx passes a request on to the other
 replica only where that is safe, which is when the connection was refused: it must not hide an answer that was lost.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+START = [sys.executable, "-m", "app"]
 PORTS = (8081, 8082)
 FRONT = "http://127.0.0.1:8080"
 TEXTS = ["전세 보증금을 돌려받지 못하면", "휴대폰 요금제 변경"]
@@ -71,15 +73,15 @@ class Load:
 
 
 class Replica:
-    """One `python -m app`, which keeps its port over restarts."""
+    """One process of the service, which keeps its port over restarts."""
 
-    def __init__(self, port: int, options: list[str], log: Path) -> None:
-        self.port, self._options, self._log = port, options, log
+    def __init__(self, port: int, start: list[str], options: list[str], log: Path) -> None:
+        self.port, self._start, self._options, self._log = port, start, options, log
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Returns when it is ready."""
-        command = [sys.executable, "-m", "app", "--port", str(self.port), "--drain-seconds", "3", *self._options]
+        command = [*self._start, "--port", str(self.port), "--drain-seconds", "3", *self._options]
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(*command, stderr=log)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60) as client:
@@ -105,7 +107,7 @@ class Replica:
 
 async def measure(options: argparse.Namespace, directory: Path) -> Load:
     service = ["--encoder-threads", "1", *(["--model", str(options.model)] if options.model else [])]
-    replicas = [Replica(port, service, directory / f"{port}.log") for port in PORTS]
+    replicas = [Replica(port, options.start, service, directory / f"{port}.log") for port in PORTS]
     servers = " ".join(f"server 127.0.0.1:{port};" for port in PORTS)
     (directory / "nginx.conf").write_text(NGINX.format(directory=directory, servers=servers), encoding="utf-8")
     nginx = None
@@ -156,6 +158,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--restarts", type=int, default=2, help="of each replica")
     parser.add_argument("--model", type=Path, help="a published checkpoint; without it, the embedded one")
+    parser.add_argument("--start", type=json.loads, default=START, help="the service's command, a JSON list")
     if INSIDE not in sys.argv:
         parser.parse_args()
         missing = [name for name in ("nginx", "unshare", "ip") if not shutil.which(name)]

@@ -14,7 +14,7 @@ PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference"}  # import it; the service may not
 WEB = {"fastapi", "starlette", "uvicorn"}
-EDGE = {"app.admin", "app.api", "app.main", "app.middleware", "app.tracing"}
+EDGE = {"app.admin", "app.api", "app.info", "app.main", "app.middleware", "app.tei", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
@@ -32,7 +32,18 @@ FORBIDDEN = {  # package or module -> what it must not import
     # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
         f"app/{leaf}.py": {"app"}
-        for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
+        for leaf in (
+            "access",
+            "client",
+            "errors",
+            "lifecycle",
+            "logs",
+            "memory",
+            "metrics",
+            "schemas",
+            "settings",
+            "wire",
+        )
     },
     # The command line for OpenSearch talks to the service over HTTP, like anybody.
     "app/opensearch": {
@@ -54,8 +65,12 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
     "app/stored.py": {*EDGE, "app.engine"},
     "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
+    "app/slow_clients.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
     "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
-    "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
+    "app/bodies.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
+    "app/info.py": {"app.admin", "app.encoders", "app.main", "app.middleware", "app.tei"},
+    "app/tei.py": {"app.admin", "app.encoders", "app.engine", "app.info", "app.main", "app.middleware"},
+    "app/api.py": {"app.info", "app.tei", "app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
     "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
 }
 MODULES_OF_THE_WEB = {
@@ -63,8 +78,12 @@ MODULES_OF_THE_WEB = {
     "app/main.py",
     "app/admin.py",
     "app/api.py",
+    "app/bodies.py",
+    "app/info.py",
+    "app/tei.py",
     "app/errors.py",
     "app/middleware.py",
+    "app/slow_clients.py",
     "app/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}

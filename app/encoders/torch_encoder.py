@@ -84,7 +84,7 @@ class TorchEncoder:
         return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
 
     def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
-        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden], `lengths` of the texts."""
+        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden]."""
         texts = (states @ rows.T).split(lengths)
         if self._pooling == "max":
             return self._activate(torch.stack([logits.amax(0) for logits in texts]).float() + bias)

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
         )
+        command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the service wants")
     for command in (setup, teardown):
         command.add_argument("--dry-run", action="store_true", help="print the requests that would change something")
     setup.add_argument("--field", nargs="+", default=["text"], help="text fields to encode, each into NAME_sparse")
@@ -70,15 +71,20 @@ def _parser() -> argparse.ArgumentParser:
 def _connect(options: argparse.Namespace) -> Cluster:
     auth = None
     if options.user:
-        try:
-            file = options.password_file
-            password = (
-                file.read_text(encoding="utf-8").strip() if file else getpass.getpass(f"{options.user}'s password: ")
-            )
-        except OSError as error:
-            raise OpenSearchError(f"--password-file cannot be read: {error}") from error
+        password = _secret("--password-file", options.password_file) or getpass.getpass(f"{options.user}'s password: ")
         auth = (options.user, password)
     return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
+
+
+def _secret(flag: str, file: Path | None) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip() if file else None
+    except OSError as error:
+        raise OpenSearchError(f"{flag} cannot be read: {error}") from error
+
+
+def _service(options: argparse.Namespace) -> EncoderService:
+    return EncoderService(options.encoder, _secret("--api-key-file", options.api_key_file))
 
 
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
@@ -115,8 +121,9 @@ def _setup(options: argparse.Namespace) -> None:
         chunks=options.chunks,
         batch_size=options.batch_size,
         model_version=options.model_version,
+        api_key=_secret("--api-key-file", options.api_key_file),
     )
-    service = EncoderService(options.encoder)
+    service = _service(options)
     encoder = service.describe()
     if service.info() is None:
         _say(f"{options.encoder} cannot be reached from here; perhaps the nodes can, which check will tell")
@@ -139,7 +146,7 @@ def _run(options: argparse.Namespace) -> None:
             _setup(options)
         case "check":
             with _connect(options) as cluster:
-                check(cluster, options.name, EncoderService(options.encoder), _say)
+                check(cluster, options.name, _service(options), _say)
         case "teardown":
             _teardown(options)
         case "export-tokenizer":

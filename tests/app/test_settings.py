@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import CliApp
@@ -41,13 +43,20 @@ def test_the_settings_stay_few() -> None:
         "canary_min_active_tokens",
         "canary_max_active_tokens",
         "canary_min_overlap",
+        "api_keys",
+        "api_keys_file",
         "admin_key",
         "host",
         "port",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "cors_origins",
+        "client_timeout_seconds",
         "encoder_threads",
         "max_batch_tokens",
         "max_texts_per_request",
         "max_body_bytes",
+        "max_characters_per_text",
         "max_texts_in_flight",
         "request_timeout_seconds",
         "top_k_document",
@@ -55,6 +64,8 @@ def test_the_settings_stay_few() -> None:
         "dotted_tokens",
         "drain_seconds",
         "shutdown_grace_seconds",
+        "otlp_endpoint",
+        "log_texts",
         "log_level",
     }
 
@@ -67,6 +78,11 @@ def test_a_request_that_could_never_be_accepted_is_refused_at_the_start() -> Non
 def test_a_model_and_a_store_are_not_both_served() -> None:
     with pytest.raises(ValidationError, match="give one of them"):
         Settings(model="model", store="models")
+
+
+def test_tls_needs_certificate_and_key() -> None:
+    with pytest.raises(ValidationError, match="needs both ssl_certfile and ssl_keyfile"):
+        Settings(ssl_certfile=Path("cert.pem"))
 
 
 def test_the_admin_key_is_never_shown() -> None:
