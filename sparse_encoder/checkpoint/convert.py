@@ -22,9 +22,9 @@ from sparse_encoder.artifact import (
     write_golden,
 )
 from sparse_encoder.checkpoint.directory import SourceError
+from sparse_encoder.checkpoint.golden import GOLDEN_TOLERANCE
 from sparse_encoder.checkpoint.source import Source
 
-GOLDEN_TOLERANCE = 2e-3  #: f32 kernels of other runtimes differ in the last bits; after log1p by far less than this
 SOURCE_CARD = "SOURCE_README.md"
 #: What is kept of the source besides: a licence may ask for it.
 _KEPT = {"README.md": SOURCE_CARD, "LICENSE": "LICENSE", "LICENSE.txt": "LICENSE.txt", "NOTICE": "NOTICE"}
