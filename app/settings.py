@@ -8,8 +8,6 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.encoders.base import Precision
-
 
 class Settings(BaseSettings):
     """Sparse text encoding over HTTP. Every flag is also an environment variable: --port is SPARSE_ENCODER_PORT."""
@@ -103,7 +101,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="auto, cpu, cuda, cuda:N or mps; auto takes a GPU if torch (extra `torch`) finds one.",
     )
-    precision: Precision = Field(
+    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = Field(
         default="auto",
         description="f32, bf16, f16 (GPU) or int8 (CPU); auto takes the fastest that costs no retrieval quality.",
     )

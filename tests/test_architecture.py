@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
-TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference"}  # import it; the service may not
+# They import torch; the service takes only the encoder of GPUs, and only where there is one.
+TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference", "app.encoders.torch_encoder"}
 WEB = {"fastapi", "starlette", "uvicorn"}
 EDGE = {"app.admin", "app.api", "app.info", "app.main", "app.middleware", "app.tei", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
@@ -27,7 +28,7 @@ FORBIDDEN = {  # package or module -> what it must not import
         for module in ("config", "convert", "directory", "locate", "query_weights", "shapes", "source", "weights")
     },
     "training": {"app", *WEB},
-    "app": {"training", *TORCH_MODULES, *TORCH},
+    "app": {"training", "sparse_encoder.model", "sparse_encoder.checkpoint.reference"},
     # Inside app imports go down only: main, then admin, api and middleware, stored (pins, swap, loading, watcher,
     # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
@@ -145,6 +146,11 @@ def test_only_the_composition_root_knows_the_settings() -> None:
 
 def test_nothing_imports_the_tests() -> None:
     assert [name(path) for path in sources() if imports_any(path, {"tests"})] == []
+
+
+def test_torch_is_known_to_the_encoder_of_gpus_and_to_what_chooses_it() -> None:
+    users = {name(path) for path in modules("app") if {module.split(".")[0] for module in imported(path)} & TORCH}
+    assert users == {"app/encoders/torch_encoder.py", "app/encoders/select.py"}
 
 
 def test_the_environment_is_read_by_the_settings_only() -> None:

@@ -25,7 +25,7 @@ def build_encoder(artifact: Artifact, device: str, precision: Precision, threads
     if device == "auto":
         device = _find_device()
     if device == "cpu":
-        return OpenVINOEncoder(artifact, cpu_precision(precision, _cpu_flags()), threads)
+        return OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), threads)
     if not _torch_is_installed():
         raise EncoderError(f"--device {device} needs torch: install the extra `torch`, or use --device cpu")
     return _torch_encoder(artifact, device, precision)
@@ -80,7 +80,7 @@ def _torch_is_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """Empty where Linux does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()

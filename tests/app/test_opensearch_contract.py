@@ -103,7 +103,7 @@ class Connection:
 @pytest.fixture(scope="module")
 def url(tiny_artifact: Path) -> Iterator[str]:
     flags = ("--port", "0", "--model", str(tiny_artifact), "--encoder-threads", "1", "--max-texts-per-request", "50")
-    with running("-m", "app", *flags, "--max-body-bytes", "1000000") as server:
+    with running("-m", "app", *flags, "--max-body-bytes", "1000000", "--precision", "f32") as server:
         yield server.url
 
 

@@ -110,6 +110,7 @@ async def running(store: Store | None, **options: Any) -> AsyncIterator[Running]
             "poll_seconds": POLL,
             "encoder_threads": 1,
             "max_batch_tokens": 128,
+            "query_cache_size": 0,  # the tests send one query again and again, and count what the encoder gets
             "admin_key": SecretStr("key"),
             "log_level": "error",
             **options,
