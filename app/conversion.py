@@ -13,7 +13,7 @@ from app.encoders.base import Encoder, TokenBatch
 from app.gates import check_memory
 from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactExistsError, GoldenVector, InputType, read_artifact
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
-from sparse_encoder.checkpoint.golden_texts import GOLDEN_TEXTS
+from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
 from sparse_encoder.checkpoint.locate import locate
 from sparse_encoder.checkpoint.shapes import is_artifact
 from sparse_encoder.checkpoint.source import Choices, read_source

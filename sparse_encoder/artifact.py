@@ -47,6 +47,9 @@ Activation = Literal["log1p_relu", "log1p_log1p_relu"]
 #: Over a text's positions, of what the activation gives.
 Pooling = Literal["max", "sum"]
 
+#: Output bias of what is never emitted, so that other software that runs the weights does not emit it either.
+CLOSED_BIAS = -1e4
+
 # No separator and no leading dot: such a name stays in its directory. A model version also travels in an HTTP header.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

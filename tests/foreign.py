@@ -53,15 +53,17 @@ def padded_last() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     vocabulary = backend.get_vocab()
     del vocabulary["[PAD]"]
     order = sorted(vocabulary, key=vocabulary.__getitem__)
-    moved = {token: token_id for token_id, token in enumerate([*order, "[PAD]"])}
-    backend.model = WordPiece(moved, unk_token="[UNK]")
-    other = tokenizers.Tokenizer(backend.model)
+    return _with_vocabulary(backend, {token: token_id for token_id, token in enumerate([*order, "[PAD]"])}), names
+
+
+def _with_vocabulary(backend: tokenizers.Tokenizer, vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    other = tokenizers.Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
     other.normalizer, other.pre_tokenizer, other.decoder = backend.normalizer, backend.pre_tokenizer, backend.decoder
     other.post_processor = TemplateProcessing(
-        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [(token, moved[token]) for token in ("[CLS]", "[SEP]")]
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B [SEP]", [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
     )
     other.add_special_tokens(SPECIAL_TOKENS)
-    return other, names
+    return other
 
 
 def byte_level() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
@@ -224,12 +226,36 @@ def modernbert_legacy(target: Path) -> Path:
     return target
 
 
+def base_shape(target: Path, layers: int = 22) -> Path:
+    """The sizes of v1, without its wrapper; random weights, which take 600 MB with 22 layers."""
+    backend, names = wordpiece()
+    tokens = sorted(set(backend.get_vocab()) - {"[PAD]"}, key=backend.get_vocab().__getitem__)
+    tokens += [f"남는{number}" for number in range(49_999 - len(tokens))]
+    vocabulary = {token: token_id for token_id, token in enumerate([*tokens, "[PAD]"])}
+    backend = _with_vocabulary(backend, vocabulary)
+    config = configs.ModernBertConfig(
+        vocab_size=50_000,
+        num_hidden_layers=layers,
+        max_position_embeddings=16_384,
+        pad_token_id=49_999,
+        cls_token_id=0,
+        sep_token_id=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(7)
+        model = transformers.AutoModelForMaskedLM.from_config(config).eval()
+        model.get_output_embeddings().bias.sub_(1.0)
+    return save(model, (backend, names), target)
+
+
 def large_vocabulary(target: Path) -> Path:
     """More tokens than a sparse_vector field has ids."""
     backend, names = wordpiece()
     tokens = sorted(backend.get_vocab(), key=backend.get_vocab().__getitem__)
     tokens += [f"남는{number}" for number in range(33_000 - len(tokens))]
-    backend.model = WordPiece({token: token_id for token_id, token in enumerate(tokens)}, unk_token="[UNK]")
+    backend = _with_vocabulary(backend, {token: token_id for token_id, token in enumerate(tokens)})
     config = configs.BertConfig(vocab_size=len(tokens), **{**ENCODER, "hidden_size": 8})
     return save(build(config), (backend, names), target)
 
@@ -237,17 +263,18 @@ def large_vocabulary(target: Path) -> Path:
 def v1_wrapper(target: Path) -> Path:
     """The shape of v1: a class of its own around ModernBERT, so one more prefix before each name."""
     modernbert_legacy(target)
-    wrap(target, "SPLADEModel", "modeling_splade.SPLADEModel")
-    return target
+    return wrap(target)
 
 
-def wrap(target: Path, architecture: str, auto_map: str) -> None:
+def wrap(target: Path) -> Path:
+    """As v1 is published."""
     config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    config |= {"architectures": [architecture], "auto_map": {"AutoModel": auto_map}}
+    config |= {"architectures": ["SPLADEModel"], "auto_map": {"AutoModel": "modeling_splade.SPLADEModel"}}
     (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
     weights = load_file(target / "model.safetensors")
     weights = {f"model.{name}": tensor for name, tensor in weights.items()}
     save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
 
 
 def no_tokenizer_json(target: Path) -> Path:

@@ -22,9 +22,9 @@ from sparse_encoder.artifact import (
     write_golden,
 )
 from sparse_encoder.checkpoint.directory import SourceError
+from sparse_encoder.checkpoint.golden import GOLDEN_TOLERANCE
 from sparse_encoder.checkpoint.source import Source
 
-GOLDEN_TOLERANCE = 2e-3  #: f32 kernels of other runtimes differ in the last bits; after log1p by far less than this
 SOURCE_CARD = "SOURCE_README.md"
 #: What is kept of the source besides: a licence may ask for it.
 _KEPT = {"README.md": SOURCE_CARD, "LICENSE": "LICENSE", "LICENSE.txt": "LICENSE.txt", "NOTICE": "NOTICE"}
@@ -94,9 +94,12 @@ def _description(source: Source, golden: str) -> Description:
 def _write_files(source: Source, description: Description, directory: Path) -> None:
     weights, tied = source.weights()
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # the library writes for its user only
     config = {
         "architectures": [source.layout.architecture],
         **source.config,
+        # In a text they stand where tokenizer.json puts them; the defaults of transformers are those of other models.
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")),
         "tie_word_embeddings": tied,
         "dtype": "float32",
     }

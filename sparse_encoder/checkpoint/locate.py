@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,23 +47,26 @@ def _download(repository: str, revision: str | None) -> Located:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import HF_HUB_CACHE
-        from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError as error:
         raise SourceError(
             f"{repository} is no directory here, and the hub takes another package: install the extra hub "
             "(pip install '.[hub]'), or download the checkpoint and give its directory"
         ) from error
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         try:
             patterns = [*FILES, *(f"*{ending}" for ending in PICKLES)]
             files = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=patterns)
-            _check(repository, [file.filename for file in files])
-            wanted = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=FILES)
-            _check_room(repository, sum(file.file_size or 0 for file in wanted if file.will_download), HF_HUB_CACHE)
+            _refuse_pickles(repository, [file.filename for file in files])
+            wanted = [file for file in files if file.will_download and not file.filename.endswith(PICKLES)]
+            _check_room(repository, sum(file.file_size or 0 for file in wanted), HF_HUB_CACHE)
         except DryRunError:
             pass  # offline, or the hub is away: the cache may hold all of it
         path = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(
             f"{repository} cannot be had from the hub ({type(error).__name__}: {reason}): see that the name and the "
@@ -71,7 +75,7 @@ def _download(repository: str, revision: str | None) -> Located:
     return Located(path, repository, path.name)
 
 
-def _check(repository: str, names: list[str]) -> None:
+def _refuse_pickles(repository: str, names: list[str]) -> None:
     pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles and not any(name.endswith(".safetensors") for name in names):
         raise SourceError(

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM
 
 from sparse_encoder.artifact import TOKENIZER, Artifact, GoldenVector, InputType, Manifest
 from sparse_encoder.checkpoint.convert import GoldenMaker
-from sparse_encoder.checkpoint.golden_texts import GOLDEN_TEXTS
+from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 

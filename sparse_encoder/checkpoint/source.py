@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_encoder.artifact import Activation, Pooling
+from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
 from sparse_encoder.checkpoint.architectures import Layout, layout
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 from sparse_encoder.checkpoint.query_weights import find_query_tokens
@@ -24,8 +24,6 @@ from sparse_encoder.query_tokens import QueryTokens
 
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
 USUAL_LENGTH = 512
-#: Output bias of what is never emitted: so that other software that runs the weights does not emit it either.
-CLOSED_BIAS = -1e4
 #: Of the code that converts: with another one, what was converted before is not used again.
 CONVERSION = 1
 #: Weights that checkpoints carry besides and that have no part in the logits.

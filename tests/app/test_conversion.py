@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
         expected = foreign.by_transformers(source, checkpoint.max_length("document"))
     expected[:, list(checkpoint.manifest.never_emitted_ids)] = 0
     for text, row in zip(foreign.TEXTS, expected[:, : checkpoint.manifest.vocabulary_size], strict=True):
+        np.testing.assert_allclose(dense(checkpoint.vector(text, "document"), len(row)), row, atol=1e-4)
+        assert row.any()
+
+
+def test_the_sizes_of_v1(tmp_path: Path) -> None:
+    """With 2 of its 22 layers; `benchmarks/base_shape.py` takes all."""
+    plain = foreign.base_shape(tmp_path / "plain", layers=2)
+    source = foreign.wrap(Path(shutil.copytree(plain, tmp_path / "wrapped")))
+    checkpoint = load_checkpoint(opened(source, tmp_path / "cache"), exact)
+    manifest = checkpoint.manifest
+    assert (manifest.vocabulary_size, checkpoint.tokenizer.pad_id) == (50_000, 49_999)
+    assert manifest.max_length_document == 64  # of its tokenizer; there are positions for 16,384
+    expected = foreign.by_transformers(plain, 64)
+    expected[:, list(manifest.never_emitted_ids)] = 0
+    for text, row in zip(foreign.TEXTS, expected, strict=True):
         np.testing.assert_allclose(dense(checkpoint.vector(text, "document"), len(row)), row, atol=1e-4)
         assert row.any()
 

@@ -34,6 +34,8 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_settings_stay_few() -> None:
     assert set(Settings.model_fields) == {
         "model",
+        "max_length_document",
+        "max_length_query",
         "cache_dir",
         "store",
         "alias",
@@ -78,6 +80,11 @@ def test_a_request_that_could_never_be_accepted_is_refused_at_the_start() -> Non
 def test_a_model_and_a_store_are_not_both_served() -> None:
     with pytest.raises(ValidationError, match="give one of them"):
         Settings(model="model", store="models")
+
+
+def test_lengths_of_a_store_are_those_of_its_versions() -> None:
+    with pytest.raises(ValidationError, match="versions of a store say their own lengths"):
+        Settings(store="models", max_length_query=10)
 
 
 def test_tls_needs_certificate_and_key() -> None:

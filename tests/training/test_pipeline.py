@@ -21,6 +21,7 @@ from app.encoders.openvino_encoder import OpenVINOEncoder
 from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
+from tests.training.ways import check_ways
 from training.config import RunError
 from training.trainer import Progress, SparseModel, Watch
 from training.vocabulary import Roles
@@ -80,6 +81,10 @@ def test_any_software_gives_the_golden_vectors(artifact: Artifact) -> None:
         row = torch.log1p(torch.relu(logits.max(dim=1).values))[0]
         assert sorted(golden.ids) == row.nonzero()[:, 0].tolist()
         np.testing.assert_allclose(row[list(golden.ids)].numpy(), golden.weights, atol=1e-4)
+
+
+def test_it_loads_in_every_way(artifact: Artifact) -> None:
+    check_ways(artifact)
 
 
 def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: Artifact) -> None:
