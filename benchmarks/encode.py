@@ -47,6 +47,10 @@ class Worker:
         while self._line() != "ready":  # some libraries print as well
             pass
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def __enter__(self) -> Worker:
         return self
 
