@@ -1,4 +1,4 @@
-"""`python -m benchmarks.precision --data DIR --set NAME ...`: what each precision costs in retrieval and gives in speed.
+"""`python -m benchmarks.precision --data DIR --set NAME ...`: what each precision costs in quality and gives in speed.
 
 Encodes whole retrieval sets (`DIR/NAME.corpus.jsonl` and `DIR/NAME.queries.jsonl`, or both as `.xz`) in each precision
 and ranks exactly. Overlap is the share of the twenty heaviest tokens of a text that f32 has among its own.
