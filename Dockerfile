@@ -22,7 +22,7 @@ COPY LICENSE /opt/sparse-encoder/
 COPY sparse_encoder /opt/sparse-encoder/sparse_encoder
 COPY app /opt/sparse-encoder/app
 WORKDIR /opt/sparse-encoder
-# The root is read-only later: byte code and the unpacked model are written now.
+# The root is read-only later: byte code is written now.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app sparse_encoder \
  && mkdir /models
 
@@ -57,7 +57,6 @@ ENTRYPOINT ["python", "-m", "app"]
 COPY --from=build --chown=10001:10001 /models /models
 VOLUME /models
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /var/cache/sparse-encoder /var/cache/sparse-encoder
 COPY --from=build /opt/sparse-encoder /opt/sparse-encoder
 
 ARG VERSION=unknown

@@ -73,9 +73,9 @@ class ApiKeys:
             log.info("%d API keys in %s", len(self._read), self._file)
 
     async def watch(self) -> None:
-        """Follows the file until cancelled."""
+        """Follows the file, if there is one, until cancelled."""
         told = ""
-        while True:
+        while self._file:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await asyncio.to_thread(self.reload)

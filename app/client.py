@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,29 +66,42 @@ class ServiceUnavailable(SparseEncoderError):
     """The service is full, stopping or away, and was so each time it was asked."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Base:
-    """What both clients know."""
+class _Client:
+    """What both clients are made of."""
 
-    url: str
-    api_key: str | None
-    timeout_seconds: float
-    batch_size: int
-    concurrency: int
-    max_tries: int
+    _make: Callable[..., Any]
 
-    def http_options(self) -> dict[str, Any]:
-        return {
-            "base_url": self.url,
-            "headers": {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
-            "timeout": self.timeout_seconds,
-            "limits": httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency),
-        }
+    def __init__(
+        self,
+        url: str = "http://localhost:8080",
+        *,
+        api_key: str | None = None,
+        timeout_seconds: float = 70.0,
+        batch_size: int = 64,
+        concurrency: int = 4,
+        max_tries: int = 8,
+    ) -> None:
+        """
+        :param timeout_seconds: of one try; longer than the service's own (60 s), so that it says what is wrong.
+        :param batch_size: texts in one request; at most the service's `max_texts_per_request`.
+        :param concurrency: requests at once.
+        :param max_tries: of each request, the first one included.
+        """
+        self._url = url.rstrip("/")
+        self._batch_size = batch_size
+        self._concurrency = concurrency
+        self._max_tries = max_tries
+        self._http = self._make(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeout_seconds, pool=None),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+        )
 
-    def batches(self, texts: Sequence[str]) -> list[Sequence[str]]:
-        return [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
+    def _batches(self, texts: Sequence[str]) -> list[Sequence[str]]:
+        return [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
 
-    def judge(self, outcome: httpx.Response | httpx.TransportError, tries: int) -> float | None:
+    def _judge(self, outcome: httpx.Response | httpx.TransportError, tries: int) -> float | None:
         """None if `outcome` is an answer to use, else the seconds to wait before the next try.
 
         :raises SparseEncoderError: if there shall be none.
@@ -100,8 +113,8 @@ class _Base:
             if outcome.status_code not in RETRIED:
                 raise error
         else:
-            error = ServiceUnavailable(f"{self.url} cannot be reached ({outcome!r}): is it the right address?")
-        if tries >= self.max_tries:
+            error = ServiceUnavailable(f"{self._url} cannot be reached ({outcome!r}): is it the right address?")
+        if tries >= self._max_tries:
             raise ServiceUnavailable(
                 f"given up after {tries} tries, the last one: {error}", error.status, error.type, error.param
             )
@@ -146,27 +159,11 @@ def _together(responses: Sequence[httpx.Response]) -> Encoded:
     )
 
 
-class SparseEncoderClient:
+class SparseEncoderClient(_Client):
     """Safe to use from several threads. A context manager; or `close` it."""
 
-    def __init__(
-        self,
-        url: str = "http://localhost:8080",
-        *,
-        api_key: str | None = None,
-        timeout_seconds: float = 70.0,
-        batch_size: int = 64,
-        concurrency: int = 4,
-        max_tries: int = 8,
-    ) -> None:
-        """
-        :param timeout_seconds: of one try; longer than the service's own (60 s), so that it says what is wrong.
-        :param batch_size: texts in one request; at most the service's `max_texts_per_request`.
-        :param concurrency: requests at once.
-        :param max_tries: of each request, the first one included.
-        """
-        self._base = _Base(url.rstrip("/"), api_key, timeout_seconds, batch_size, concurrency, max_tries)
-        self._http = httpx.Client(**self._base.http_options())
+    _make = httpx.Client
+    _http: httpx.Client
 
     def encode(self, texts: Sequence[str], *, progress: bool = False, **options: Unpack[Options]) -> Encoded:
         """The vectors of `texts`, in order. `progress` draws a bar on standard error.
@@ -174,9 +171,9 @@ class SparseEncoderClient:
         :raises SparseEncoderError: if the service refuses; of what was encoded, nothing is returned then.
         :raises ServiceUnavailable: if it could not be had after all tries.
         """
-        batches = self._base.batches(_checked(texts))
+        batches = self._batches(_checked(texts))
         with (
-            ThreadPoolExecutor(min(self._base.concurrency, len(batches)) or 1, "encode") as pool,
+            ThreadPoolExecutor(min(self._concurrency, len(batches)) or 1, "encode") as pool,
             tqdm(total=len(texts), unit="text", disable=not progress) as bar,
         ):
             asked = [pool.submit(self._ask, "POST", "/encode", {**options, "texts": batch}) for batch in batches]
@@ -215,38 +212,26 @@ class SparseEncoderClient:
                 outcome = self._http.request(method, path, json=body)
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._base.judge(outcome, tries)
+            wait = self._judge(outcome, tries)
             if wait is None:
                 assert isinstance(outcome, httpx.Response)
                 return outcome
             time.sleep(wait)
 
 
-class AsyncSparseEncoderClient:
+class AsyncSparseEncoderClient(_Client):
     """`SparseEncoderClient` for one event loop. An asynchronous context manager; or `aclose` it."""
 
-    def __init__(
-        self,
-        url: str = "http://localhost:8080",
-        *,
-        api_key: str | None = None,
-        timeout_seconds: float = 70.0,
-        batch_size: int = 64,
-        concurrency: int = 4,
-        max_tries: int = 8,
-    ) -> None:
-        """The parameters of `SparseEncoderClient`."""
-        self._base = _Base(url.rstrip("/"), api_key, timeout_seconds, batch_size, concurrency, max_tries)
-        self._http = httpx.AsyncClient(**self._base.http_options())
-        self._turn = asyncio.Semaphore(concurrency)
+    _make = httpx.AsyncClient
+    _http: httpx.AsyncClient
 
     async def encode(self, texts: Sequence[str], *, progress: bool = False, **options: Unpack[Options]) -> Encoded:
         """As `SparseEncoderClient.encode`; what is left is not asked for any more if the caller is cancelled."""
-        batches = self._base.batches(_checked(texts))
+        batches, turn = self._batches(_checked(texts)), asyncio.Semaphore(self._concurrency)
         with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
 
             async def ask(batch: Sequence[str]) -> httpx.Response:
-                async with self._turn:
+                async with turn:
                     response = await self._ask("POST", "/encode", {**options, "texts": batch})
                 bar.update(len(batch))
                 return response
@@ -283,7 +268,7 @@ class AsyncSparseEncoderClient:
                 outcome = await self._http.request(method, path, json=body)
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._base.judge(outcome, tries)
+            wait = self._judge(outcome, tries)
             if wait is None:
                 assert isinstance(outcome, httpx.Response)
                 return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from app.budget import measured_batch_tokens
 from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
 from app.conversion import open_model
 from app.encoders.base import Encoder, EncoderError
+from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder as select_encoder
 from app.engine import Engine
 from app.errors import install_error_handlers
@@ -57,7 +59,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
     build = build_encoder or partial(
-        select_encoder, device=settings.device, precision=settings.precision, threads=settings.encoder_threads
+        select_encoder,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.encoder_threads,
+        cache_dir=_cache_dir(settings),
     )
     try:
         keys = ApiKeys(settings.api_keys, settings.api_keys_file)
@@ -114,7 +120,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
     if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins.split(","), **CORS)
+        app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[\s,]+", settings.cors_origins.strip()), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
     app.include_router(info.router)
@@ -136,7 +142,7 @@ def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
 
 def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
-    exact = partial(select_encoder, device="cpu", precision="f32", threads=settings.encoder_threads)
+    exact = partial(OpenVINOEncoder, precision="f32", threads=settings.encoder_threads)
     artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
     check_lengths(artifact.manifest, _rules(settings))
     checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)

@@ -49,7 +49,6 @@ class Metrics:
         self.resident = self._gauge("resident", "1 for each version in memory.", "version")
         self.model = self._gauge("model", "1 for the version that is served.", "version")
         self._texts_in_flight = self._gauge("texts_in_flight", "Texts accepted and not yet answered.")
-
         self._queue_tokens = self._gauge("queue_tokens", "Tokens of the texts that wait for the encoder.")
         ProcessCollector(registry=self.registry)  # memory and CPU of the process, under the names that all services use
 

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="auto, cpu, cuda, cuda:N or mps; auto takes a GPU if torch (extra `torch`) finds one.",
     )
-    precision: Literal["auto", "f32", "bf16", "f16", "int8"] = Field(
+    precision: Literal["auto", "f32", "bf16", "f16", "int8", "int8-static"] = Field(
         default="auto",
         description="f32, bf16, f16 (GPU) or int8 (CPU); auto takes the fastest that costs no retrieval quality.",
     )

@@ -13,7 +13,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,6 +79,6 @@ class TracingMiddleware:
         # One after the other: a request whose texts go in several batches waits and is encoded by turns.
         start = time.time_ns() - sum(nanoseconds for _, nanoseconds in stages)
         for name, nanoseconds in stages:
-            stage = self._tracer.start_span(name, set_span_in_context(span), start_time=start)
+            stage = self._tracer.start_span(name, start_time=start)  # a child of `span`, which is current
             start += nanoseconds
             stage.end(start)

@@ -25,7 +25,7 @@ from benchmarks import models, peer
 #: Tokens of each text, texts in a batch.
 CASES = [(8, 1), (16, 1), (64, 1), (16, 32), (16, 128), (64, 32), (256, 8), (512, 4)]
 MODELS = {"embedded": models.embedded, "modernbert": models.modernbert, "bert": models.bert}
-OURS = ["ours:f32", "ours:bf16", "ours:int8"]
+OURS = ["ours:f32", "ours:bf16", "ours:int8", "ours:int8-static"]
 PEERS = ["torch", "torch-bf16", "openvino", "openvino-int8"]
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,10 @@ class Worker:
         )
         while self._line() != "ready":  # some libraries print as well
             pass
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Worker:
         return self

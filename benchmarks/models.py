@@ -16,6 +16,8 @@ from app.checkpoints import EMBEDDED, default_cache_dir
 from sparse_encoder.artifact import MANIFEST, new_directory, read_manifest
 from sparse_encoder.packed import unpack
 
+#: Where checkpoints and what is made of them stay for the next run.
+CACHE = default_cache_dir() / "benchmarks"
 #: Active tokens of a text, on average: what a trained model has. Random weights would have half of the vocabulary.
 ACTIVE_TOKENS = 120
 MODERNBERT: dict[str, Any] = {
@@ -49,7 +51,7 @@ BERT: dict[str, Any] = {
 
 def embedded() -> Path:
     """The embedded checkpoint as other software reads it: a directory of transformers."""
-    target = default_cache_dir() / "benchmarks" / read_manifest(EMBEDDED).version
+    target = CACHE / read_manifest(EMBEDDED).version
     if not target.is_dir():
         with tempfile.TemporaryDirectory() as temporary, new_directory(target) as directory:
             for file in unpack(EMBEDDED, Path(temporary) / "artifact").path.iterdir():
@@ -83,7 +85,7 @@ def bert() -> Path:
 
 
 def _random(name: str, kind: str, sizes: Mapping[str, Any]) -> Path:
-    target = default_cache_dir() / "benchmarks" / name
+    target = CACHE / name
     if not target.is_dir():
         with new_directory(target) as directory:
             _write_random(directory, kind, sizes)

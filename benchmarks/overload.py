@@ -56,6 +56,10 @@ async def capacity(client: httpx.AsyncClient, seconds: float) -> float:
             await ask(client, answers)
 
     await asyncio.gather(*(one() for _ in range(8)))
+    if not answers["200"]:
+        sys.exit(
+            f"not one of the requests before the overload was answered: { {k: len(v) for k, v in answers.items()} }"
+        )
     return len(answers["200"]) / (time.perf_counter() - started)
 
 

@@ -32,7 +32,7 @@ def ours(directory: Path, precision: str) -> Encode:
     cache = default_cache_dir() / "benchmarks"
     artifact = open_model(str(directory), cache, Choices(), lambda artifact: OpenVINOEncoder(artifact, "f32"))
     tokenizer = Tokenizer.from_file(artifact.path / "tokenizer.json")
-    encoder = OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()))  # type: ignore[arg-type]
+    encoder = OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), 0, cache)  # type: ignore[arg-type]
 
     def encode(texts: list[str], batch_size: int) -> object:
         vectors = []

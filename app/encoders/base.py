@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparse_encoder.vector import SMALLEST_WEIGHT, SparseVector
 
 #: What a user may ask for; auto is the fastest that costs no retrieval quality.
-Precision = Literal["auto", "f32", "bf16", "f16", "int8"]
+Precision = Literal["auto", "f32", "bf16", "f16", "int8", "int8-static"]
 
 
 class EncoderError(Exception):

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from app.encoders.base import EncoderError, TokenBatch, sparse_rows
-from app.encoders.graph.splade import Kind, build_graph
+from app.encoders.graph.builder import Int8
+from app.encoders.graph.splade import Kind, build_graph, with_bf16_output
+from app.encoders.static_int8 import static_int8_graph
 from sparse_encoder.artifact import Artifact
 from sparse_encoder.packed import BLOCK
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
 
 #: f32: as published. bf16: rounded while they are multiplied. int8: weights in blocks of 64 columns with a scale, and
-#: the activations as well, block by block while they are multiplied.
-Precision = Literal["f32", "bf16", "int8"]
+#: the activations as well, block by block while they are multiplied. int8-static: see `static_int8`.
+Precision = Literal["f32", "bf16", "int8", "int8-static"]
 
-#: See `Encoder.rounding`. Three times what was measured on the embedded model's golden texts at most (.041, .049).
-ROUNDING: dict[Precision, float] = {"f32": 0.0, "bf16": 0.12, "int8": 0.15}
+#: See `Encoder.rounding`. Three times what was measured on the embedded model's golden texts at most.
+ROUNDING: dict[Precision, float] = {"f32": 0.0, "bf16": 0.12, "int8": 0.15, "int8-static": 0.5}
 
 
 class OpenVINOEncoder:
     """See `Encoder`."""
 
-    def __init__(self, artifact: Artifact, precision: Precision, threads: int = 0) -> None:
+    def __init__(
+        self, artifact: Artifact, precision: Precision, threads: int = 0, cache_dir: Path | None = None
+    ) -> None:
         """Compiles the graph of `artifact`; its `never_emitted_ids` are not computed at all. `threads`: 0 for all.
+
+        `cache_dir`: for what is quantised once; needed for int8-static.
 
         :raises EncoderError: if it is not a model that the graph can compute.
         """
@@ -39,16 +47,25 @@ class OpenVINOEncoder:
         self._emitted_ids: NDArray[np.int32] = np.setdiff1d(
             np.arange(manifest.vocabulary_size, dtype=np.int32), np.array(manifest.never_emitted_ids, np.int32)
         )
-        config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
-        kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
-        try:
-            with Weights(artifact.path) as weights:
-                graph = build_graph(
-                    kind, config, weights, self._emitted_ids, "all" if precision == "int8" else "lossless"
-                )
-        except WeightsError as error:
-            raise EncoderError(str(error)) from error
-        compiled = ov.Core().compile_model(graph, "CPU", _properties(precision, threads))
+        build = partial(_build, artifact, self._emitted_ids, "all" if precision == "int8" else "lossless")
+        if precision == "int8-static":
+            if cache_dir is None:
+                raise ValueError("int8-static needs a cache_dir")
+            graph = static_int8_graph(artifact, cache_dir, build)
+        else:
+            graph = build()
+        bfloat16 = precision == "bf16" or (precision == "int8-static" and has_bfloat16())
+        if bfloat16:
+            graph = with_bf16_output(graph)
+        properties: dict[str, object] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if precision == "int8" else 0,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share the same few cores
+        }
+        if threads:
+            properties["INFERENCE_NUM_THREADS"] = threads
+        compiled = ov.Core().compile_model(graph, "CPU", properties)
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -58,17 +75,29 @@ class OpenVINOEncoder:
         :raises ValueError: if the model computes NaN or infinity.
         """
         with self._lock:  # the outputs are the request's own memory
-            outputs = self._request.infer([batch.ids, batch.lengths], share_inputs=True, share_outputs=True)
-            return sparse_rows(outputs[0], self._emitted_ids)
+            self._request.infer([batch.ids, batch.lengths], share_inputs=True, share_outputs=True)
+            return sparse_rows(_as_f32(self._request.get_output_tensor()), self._emitted_ids)
 
 
-def _properties(precision: Precision, threads: int) -> dict[str, object]:
-    properties: dict[str, object] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if precision == "int8" else 0,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share the same few cores
-    }
-    if threads:
-        properties["INFERENCE_NUM_THREADS"] = threads
-    return properties
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for it."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _build(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8) -> ov.Model:
+    manifest = artifact.manifest
+    config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
+    kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
+    try:
+        with Weights(artifact.path) as weights:
+            return build_graph(kind, config, weights, emitted_ids, int8)
+    except WeightsError as error:
+        raise EncoderError(str(error)) from error
+
+
+def _as_f32(tensor: ov.Tensor) -> NDArray[np.float32]:
+    """numpy has no bf16; its 16 bits are the upper ones of an f32."""
+    data: NDArray[Any] = tensor.data
+    if tensor.element_type == ov.Type.bf16:
+        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return data

@@ -7,25 +7,23 @@ import logging
 import sys
 from pathlib import Path
 
-import openvino as ov  # type: ignore[import-untyped]
-
 from app.encoders.base import Encoder, EncoderError, Precision
-from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.openvino_encoder import OpenVINOEncoder, has_bfloat16
 from app.encoders.openvino_encoder import Precision as CpuPrecision
 from sparse_encoder.artifact import Artifact
 
 log = logging.getLogger(__name__)
 
 
-def build_encoder(artifact: Artifact, device: str, precision: Precision, threads: int) -> Encoder:
-    """`device`: auto, cpu, cuda, cuda:N or mps. `threads`: of the CPU, 0 for all.
+def build_encoder(artifact: Artifact, device: str, precision: Precision, threads: int, cache_dir: Path) -> Encoder:
+    """`device`: auto, cpu, cuda, cuda:N or mps. `threads`: of the CPU, 0 for all. `cache_dir`: for what is quantised.
 
     :raises EncoderError: if the device is not there, lacks software, or cannot compute in `precision`.
     """
     if device == "auto":
         device = _find_device()
     if device == "cpu":
-        return OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), threads)
+        return OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), threads, cache_dir)
     if not _torch_is_installed():
         raise EncoderError(f"--device {device} needs torch: install the extra `torch`, or use --device cpu")
     return _torch_encoder(artifact, device, precision)
@@ -41,8 +39,8 @@ def cpu_precision(precision: Precision, flags: set[str]) -> CpuPrecision:
             return "bf16"
         return "int8" if flags & {"avx512_vnni", "avx_vnni"} else "f32"
     if precision == "f16":
-        raise EncoderError("a CPU does not compute in f16: use --precision auto, f32, bf16 or int8")
-    if precision == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EncoderError("a CPU does not compute in f16: use --precision auto, f32, bf16, int8 or int8-static")
+    if precision == "bf16" and not has_bfloat16():
         raise EncoderError("this CPU has no bf16 instructions: use --precision auto, f32 or int8")
     return precision
 
@@ -55,8 +53,8 @@ def _torch_encoder(artifact: Artifact, device: str, precision: Precision) -> Enc
     if precision == "auto":
         native = device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if native else "f16"
-    if precision == "int8":
-        raise EncoderError("torch does not compute in int8 here: use --precision auto, f32, bf16 or f16")
+    if precision == "int8" or precision == "int8-static":
+        raise EncoderError(f"torch does not compute in {precision} here: use --precision auto, f32, bf16 or f16")
     try:
         return TorchEncoder(artifact, device, precision)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that is not there

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {
 ROUNDED: dict[str, Callable[[Artifact], Encoder]] = {
     "openvino bf16": lambda artifact: OpenVINOEncoder(artifact, "bf16", threads=1),
     "openvino int8": lambda artifact: OpenVINOEncoder(artifact, "int8", threads=1),
+    "openvino int8-static": lambda artifact: OpenVINOEncoder(artifact, "int8-static", 1, Path(mkdtemp())),
     "torch bf16": lambda artifact: TorchEncoder(artifact, "cpu", "bf16"),
 }
 TOLERANCE = 1e-4

@@ -72,6 +72,16 @@ class Builder:
         product = op.matmul(inputs, self.matrix(f"{prefix}.weight"), False, True)
         return op.add(product, op.constant(self.get(f"{prefix}.bias"))) if bias else product
 
+    def linear_parts(self, prefix: str, inputs: ov.Node, parts: int, *, bias: bool) -> list[ov.Node]:
+        """The outputs of a linear layer in `parts` equal shares, each a product of its own: a split costs a copy."""
+        rows = self.get(f"{prefix}.weight").shape[0]
+        shares = np.split(np.arange(rows, dtype=np.int32), parts)
+        products = [op.matmul(inputs, tile, False, True) for tile in self.tiles(f"{prefix}.weight", shares)]
+        if not bias:
+            return products
+        values = self.get(f"{prefix}.bias")
+        return [op.add(product, op.constant(values[share])) for product, share in zip(products, shares, strict=True)]
+
     def layer_norm(self, prefix: str, inputs: ov.Node, epsilon: float, *, bias: bool = True) -> ov.Node:
         normed = op.mvn(inputs, index([-1]), True, epsilon, "inside_sqrt")
         scaled = op.multiply(normed, op.constant(self.get(f"{prefix}.weight")))

@@ -85,13 +85,14 @@ def _norm(build: Builder, shape: ModernBertShape, prefix: str, inputs: ov.Node) 
 
 
 def _rotation(shape: ModernBertShape, kind: str, positions: ov.Node) -> tuple[ov.Node, ov.Node]:
-    """Cosines and sines of each position, [L, head size]."""
+    """Cosines and sines of each position, [1, 1, L, head size]."""
     size = shape.hidden_size // shape.heads
     frequencies = 1.0 / shape.theta[kind] ** (np.arange(0, size, 2, dtype=np.float32) / size)
     angles = op.multiply(
         op.unsqueeze(op.convert(positions, ov.Type.f32), index(1)),
         op.constant(np.concatenate([frequencies, frequencies])[None].astype(np.float32)),
     )
+    angles = op.unsqueeze(angles, index([0, 1]))
     return op.cos(angles), op.sin(angles)
 
 
@@ -114,21 +115,26 @@ def _attention(
     mask: ov.Node,
 ) -> ov.Node:
     size = shape.hidden_size // shape.heads
-    together = build.linear(f"{prefix}.Wqkv", hidden, bias=shape.attention_bias)
-    query, key, value = (split_heads(part, shape.heads, size) for part in op.split(together, index(2), 3).outputs())
+    parts = build.linear_parts(f"{prefix}.Wqkv", hidden, 3, bias=shape.attention_bias)
+    query, key, value = (split_heads(part, shape.heads, size) for part in parts)
     context = op.scaled_dot_product_attention(_rotate(query, rotation, size), _rotate(key, rotation, size), value, mask)
     return build.linear(f"{prefix}.Wo", merge_heads(context, shape.heads, size), bias=shape.attention_bias)
 
 
 def _rotate(heads: ov.Node, rotation: tuple[ov.Node, ov.Node], size: int) -> ov.Node:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of [B, heads, L, size]."""
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of [B, heads, L, size].
+
+    Written as OpenVINO's own pattern, which it fuses into one operation.
+    """
     cosines, sines = rotation
-    first, second = op.split(heads, index(3), 2).outputs()
-    turned = op.concat([op.negative(second), first], 3)
+    first, second = (
+        op.slice(heads, index([start]), index([start + size // 2]), index([1]), index([3])) for start in (0, size // 2)
+    )
+    turned = op.concat([op.multiply(second, scalar(-1.0, np.float32)), first], -1)
     return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
 
 
 def _gated(build: Builder, shape: ModernBertShape, prefix: str, hidden: ov.Node) -> ov.Node:
-    inputs, gate = op.split(build.linear(f"{prefix}.Wi", hidden, bias=shape.mlp_bias), index(2), 2).outputs()
+    inputs, gate = build.linear_parts(f"{prefix}.Wi", hidden, 2, bias=shape.mlp_bias)
     product = op.multiply(ACTIVATIONS[shape.activation](inputs), gate)
     return build.linear(f"{prefix}.Wo", product, bias=shape.mlp_bias)

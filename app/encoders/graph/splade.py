@@ -6,7 +6,7 @@ vocabulary, and each tile is reduced over the positions before the next one star
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from sparse_encoder.weights import Weights
 
 #: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.
 VOCABULARY_TILE = 1024
+#: The names of the products with its tiles start with this.
+HEAD = "head-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,23 +90,29 @@ def _max_head(
     # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
     first = op.gather(hidden, index([0]), index(1))
     hidden = op.select(op.unsqueeze(mask, index(2)), hidden, first)
-    maxima = [op.reduce_max(op.matmul(hidden, rows, False, True), index([1])) for rows in decoder]
-    # The bias is the same at every position, and the activation is monotone: both may follow the maximum.
-    return _activate(op.add(op.concat(maxima, 1), op.constant(bias)), activation)
+    maxima = [op.reduce_max(logits, index([1])) for logits in _logits(hidden, decoder, bias)]
+    return _activate(op.concat(maxima, 1), activation)  # which is monotone, so it may follow the maximum
 
 
 def _sum_head(
     hidden: ov.Node, mask: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
 ) -> ov.Node:
     real = op.convert(op.unsqueeze(mask, index(2)), ov.Type.f32)
-    sums = []
+    sums = [
+        op.reduce_sum(op.multiply(_activate(logits, activation), real), index([1]))
+        for logits in _logits(hidden, decoder, bias)
+    ]
+    return op.concat(sums, 1)
+
+
+def _logits(hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32]) -> Iterator[ov.Node]:
+    """[B, L, tile] for each tile of the vocabulary. The bias makes each product f32, as what follows it is."""
     start = 0
     for rows in decoder:
         stop = start + rows.get_output_shape(0)[0]
-        logits = op.add(op.matmul(hidden, rows, False, True), op.constant(bias[start:stop]))
-        sums.append(op.reduce_sum(op.multiply(_activate(logits, activation), real), index([1])))
+        product = op.matmul(hidden, rows, False, True, name=f"{HEAD}{start}")
+        yield op.add(product, op.constant(bias[None, None, start:stop]))
         start = stop
-    return op.concat(sums, 1)
 
 
 def _activate(logits: ov.Node, activation: Activation) -> ov.Node:
@@ -115,3 +123,11 @@ def _activate(logits: ov.Node, activation: Activation) -> ov.Node:
 def _first(build: Builder, names: Sequence[str]) -> str:
     """Of a weight that has several names: one that is tied to another is not in the file a second time."""
     return next((name for name in names if build.has(name)), names[0])
+
+
+def with_bf16_output(graph: ov.Model) -> ov.Model:
+    """`graph` with its output in bf16: else OpenVINO computes all that follows the last product in f32, which for the
+    maxima over the positions takes longer than the products that they are of."""
+    (result,) = graph.get_results()
+    output = op.result(op.convert(result.input_value(0), ov.Type.bf16))
+    return ov.Model([output], graph.get_parameters(), "splade")
