@@ -14,7 +14,7 @@ from app.gates import check_memory
 from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactExistsError, GoldenVector, InputType, read_artifact
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
-from sparse_encoder.checkpoint.locate import locate
+from sparse_encoder.checkpoint.locate import locate, open_located
 from sparse_encoder.checkpoint.shapes import is_artifact
 from sparse_encoder.checkpoint.source import Choices, read_source
 from sparse_encoder.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ def open_model(
     located = locate(model)
     if is_artifact(located.path):
         _refuse(choices, str(located.path))
-        artifact = open_artifact(located.path)
+        artifact = open_located(located, cache_dir)
         check_memory(artifact.manifest.weight_bytes, memory.available_bytes())
         return artifact
     source = read_source(located.path, located.name, choices, located.revision)

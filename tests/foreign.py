@@ -16,6 +16,7 @@ import transformers
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tokenizers.models import BPE, Unigram, WordPiece
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
@@ -127,6 +128,19 @@ def _size(tokenizer: tuple[tokenizers.Tokenizer, dict[str, str]]) -> int:
 def bert(target: Path, **options: Any) -> Path:
     tokenizer = wordpiece()
     return save(build(configs.BertConfig(vocab_size=_size(tokenizer), **{**ENCODER, **options})), tokenizer, target)
+
+
+def cased_by_its_settings(target: Path) -> Path:
+    """tokenizer.json lowers the case, tokenizer_config.json says not to."""
+    tokenizer = wordpiece()
+    tokenizer[0].normalizer = BertNormalizer(lowercase=True, strip_accents=False)
+    config = configs.BertConfig(vocab_size=_size(tokenizer), **ENCODER)
+    save(build(config), tokenizer, target)
+    path = target / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "strip_accents": False}
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return target
 
 
 def untied(target: Path) -> Path:
@@ -380,6 +394,7 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
     for make in (
         bert,
         untied,
+        cased_by_its_settings,
         spare_rows,
         sharded,
         half,

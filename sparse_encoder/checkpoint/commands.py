@@ -12,7 +12,7 @@ from sparse_encoder.artifact import Activation, Pooling, read_artifact
 from sparse_encoder.checkpoint import inspection
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
 from sparse_encoder.checkpoint.directory import SourceError
-from sparse_encoder.checkpoint.locate import locate
+from sparse_encoder.checkpoint.locate import locate, open_located
 from sparse_encoder.checkpoint.shapes import is_artifact
 from sparse_encoder.checkpoint.source import Choices, Source, read_source
 
@@ -38,12 +38,13 @@ def add_parsers(commands: Any) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     found = locate(options.model)
     if is_artifact(found.path):
-        artifact = read_artifact(found.path)
-        _print(*inspection.of_artifact(artifact.path, artifact.manifest))
-        try:
-            _print(inspection.sample(artifact, options.text))
-        except ImportError:
-            _print(f"sample: none, {_NO_TORCH}")
+        with tempfile.TemporaryDirectory(prefix="inspect-") as folder:
+            artifact = open_located(found, Path(folder))
+            _print(*inspection.of_artifact(artifact.path, artifact.manifest))
+            try:
+                _print(inspection.sample(artifact, options.text))
+            except ImportError:
+                _print(f"sample: none, {_NO_TORCH}")
     else:
         source = read_source(found.path, found.name, revision=found.revision)
         _print(*inspection.of_source(source))

@@ -63,8 +63,8 @@ class Directory:
             )
         try:
             return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path} is no text ({error}): download it again") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f"{path} cannot be read as text ({error}): download it again") from error
 
     def json(self, name: str) -> Any:
         """Its content; None if there is no such file.

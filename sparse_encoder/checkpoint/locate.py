@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparse_encoder.artifact import (
+    MANIFEST,
+    Artifact,
+    ArtifactExistsError,
+    new_directory,
+    read_artifact,
+    read_manifest,
+)
 from sparse_encoder.checkpoint.directory import SourceError
+from sparse_encoder.checkpoint.shapes import is_artifact
 from sparse_encoder.checkpoint.weights import CONVERT, PICKLES
 
 #: owner/name, and optionally @ and a branch, tag or commit. No part begins with a dot, so none leads out of anything.
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
-#: What is downloaded: weights that hold no code, and texts.
+#: What is downloaded: weights that hold no code, and texts; of an artifact of ours, what its manifest names.
 FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "README.md", "LICENSE", "NOTICE"]
 
 
@@ -43,6 +53,23 @@ def locate(model: str) -> Located:
     return _download(name[1], name[2])
 
 
+def open_located(located: Located, cache_dir: Path) -> Artifact:
+    """The artifact of ours at `located`; one from the hub, whose cache is made of links, is copied into `cache_dir`.
+
+    :raises ArtifactError: if it is damaged.
+    """
+    if located.revision == "none":
+        return read_artifact(located.path)
+    manifest = read_manifest(located.path)
+    target = cache_dir / "hub" / f"{manifest.version}-{located.revision[:12]}"
+    with suppress(ArtifactExistsError), new_directory(target) as directory:
+        for name in (*manifest.files, MANIFEST):
+            if (located.path / name).is_file():
+                shutil.copyfile(located.path / name, directory / name)
+        read_artifact(directory)
+    return read_artifact(target)
+
+
 def _download(repository: str, revision: str | None) -> Located:
     try:
         from huggingface_hub import snapshot_download
@@ -66,6 +93,8 @@ def _download(repository: str, revision: str | None) -> Located:
         except DryRunError:
             pass  # offline, or the hub is away: the cache may hold all of it
         path = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+        if is_artifact(path):  # all of it, since its manifest says what each file must be
+            snapshot_download(repository, revision=path.name, allow_patterns=[*read_manifest(path).files])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(

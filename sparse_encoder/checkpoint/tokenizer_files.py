@@ -15,6 +15,11 @@ from sparse_encoder.checkpoint.directory import Directory, SourceError
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NAMED_IDS = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id", "cls_token_id", "mask_token_id")
+_OF_BERT = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 _UNLIMITED = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -42,7 +47,7 @@ def read_tokenizer(directory: Directory, config: Mapping[str, Any]) -> SourceTok
     :raises SourceError: if there is none, or it cannot be read.
     """
     settings = {**directory.settings(SPECIAL), **directory.settings(CONFIG)}
-    backend = _backend(directory)
+    backend = _backend(directory, settings)
     size = backend.get_vocab_size()
     if any(backend.id_to_token(token_id) is None for token_id in range(size)):
         raise SourceError(
@@ -62,12 +67,16 @@ def read_tokenizer(directory: Directory, config: Mapping[str, Any]) -> SourceTok
     return SourceTokenizer(backend, size, pad_id, tuple(sorted(special)), int(length) if usable and length else None)
 
 
-def _backend(directory: Directory) -> tokenizers.Tokenizer:
-    text = directory.text(TOKENIZER)
-    if text is None:
+def _backend(directory: Directory, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    document = directory.settings(TOKENIZER)
+    if not document:
         return _from_vocabulary(directory)
+    normalizer = document.get("normalizer")
+    if isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer":
+        # Where both say something, transformers takes the settings.
+        normalizer |= {ours: settings[theirs] for theirs, ours in _OF_BERT.items() if theirs in settings}
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        return tokenizers.Tokenizer.from_str(json.dumps(document))
     except Exception as error:  # the library raises plain Exception
         raise SourceError(
             f"{directory.root / TOKENIZER} is no readable tokenizer ({error}): download it again"

@@ -230,7 +230,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "its weights are for 500: they are of different models",
     ),
     "ids with a gap": ("bert", change_json("tokenizer.json", ids_with_a_gap), "do not have the ids 0 to 812"),
-    "no tokenizer": ("bert", write("tokenizer.json", "{}"), r"tokenizer\.json is no readable tokenizer"),
+    "no tokenizer": ("bert", write("tokenizer.json", '{"model": 1}'), r"tokenizer\.json is no readable tokenizer"),
     "no config": ("bert", remove("config.json"), r"has no config\.json, modules\.json or manifest\.json: give"),
     "config is no JSON": ("bert", write("config.json", "{"), r"config\.json is no JSON"),
     "config is nested": ("bert", write("config.json", "[" * 100_000), r"config\.json is no JSON"),

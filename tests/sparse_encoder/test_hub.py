@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sparse_encoder.artifact import read_artifact
 from sparse_encoder.checkpoint.directory import SourceError
 from sparse_encoder.checkpoint.locate import locate
 from tests import foreign
@@ -30,7 +32,7 @@ except SourceError as error:
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+def hub(tmp_path_factory: pytest.TempPathFactory, tiny_artifact: Path) -> Iterator[Hub]:
     folder = tmp_path_factory.mktemp("hub")
     for name in ("shared", "private"):
         model = foreign.v1_wrapper(folder / "someone" / name)
@@ -41,6 +43,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     pickled.mkdir()
     (pickled / "config.json").write_text("{}", encoding="utf-8")
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    shutil.copytree(tiny_artifact, folder / "someone" / "ours")
     with hubs.running(folder) as hub:
         hub.private.add("someone/private")
         yield hub
@@ -141,3 +144,13 @@ def test_the_service_starts_from_a_name_and_refuses_one_that_is_none(hub: Hub, t
     refused = start(*command, "--cache-dir", str(tmp_path), "--model", "someone/pickled", **names)
     assert refused.wait() != 0
     assert any("someone/pickled has its weights in pytorch_model.bin only" in line for line in refused.log)
+
+
+def test_an_artifact_of_ours_is_served_from_the_hub_as_it_is(hub: Hub, tiny_artifact: Path, tmp_path: Path) -> None:
+    names = environment(hub, tmp_path / "hf")
+    command = ("-m", "app", "--port", "0", "--precision", "f32", "--encoder-threads", "1", "--model", "someone/ours")
+    with running(*command, "--cache-dir", str(tmp_path / "cache"), **names) as server:
+        server.terminate()
+        assert server.wait() == 0
+    (copy,) = (tmp_path / "cache" / "hub").iterdir()
+    assert read_artifact(copy).manifest == read_artifact(tiny_artifact).manifest
