@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,11 +37,12 @@ class Worker:
     def __init__(self, kind: str, directory: Path) -> None:
         python = Path(sys.executable) if kind.startswith("ours") else peer.python()
         self.kind = kind
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         self._process = subprocess.Popen(
-            [python, "-W", "ignore", peer.WORKER, kind, directory],
+            [python, "-P", "-W", "ignore", peer.WORKER, kind, directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._log,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT) if kind.startswith("ours") else "", "HF_HUB_OFFLINE": "1"},
         )
@@ -57,6 +59,7 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+        self._log.close()
 
     def seconds(self, texts: Sequence[str], batch_size: int) -> float:
         assert self._process.stdin
@@ -68,7 +71,8 @@ class Worker:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the worker {self.kind} ended: run benchmarks/worker.py by hand to see why")
+            self._log.seek(0)
+            raise RuntimeError(f"the worker {self.kind} ended:\n{self._log.read()[-3000:]}")
         return line.strip()
 
 

@@ -1,6 +1,6 @@
 """Ten times as many requests as one service can encode: is each answered within its deadline, or refused at once?
 
-    python benchmarks/overload.py [--seconds 10] [--times 10] [--model DIR] [--start JSON]
+    python -m benchmarks.overload [--seconds 10] [--times 10] [--model DIR] [--start JSON]
 
 First measures what the service encodes when it is just busy, then sends that many times `--times`, evenly, whether
 answers come or not. The clients are one process on the same machine, so it needs a core of its own to be exact.

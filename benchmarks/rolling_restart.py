@@ -1,6 +1,6 @@
 """Two replicas behind nginx, restarted one after the other under load: is every request answered?
 
-    python benchmarks/rolling_restart.py [--clients 64] [--restarts 2] [--model DIR] [--start JSON]
+    python -m benchmarks.rolling_restart [--clients 64] [--restarts 2] [--model DIR] [--start JSON]
 
 Needs root, nginx and unshare: everything runs in a network namespace of its own. nginx is told to leave out a replica
 as soon as its /readyz says no, which load balancers find out by themselves, and passes no request on to the other one:
@@ -188,7 +188,7 @@ def main() -> int:
         if missing or os.geteuid() != 0:
             sys.exit(f"needs root, nginx, unshare and ip; missing: {', '.join(missing) or 'root'}")
         namespace = ["unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"]
-        return subprocess.call([*namespace, sys.executable, *sys.argv, INSIDE])
+        return subprocess.call([*namespace, sys.executable, "-m", "benchmarks.rolling_restart", *sys.argv[1:], INSIDE])
     sys.argv.remove(INSIDE)
     options = parser.parse_args()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

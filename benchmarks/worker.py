@@ -21,7 +21,7 @@ Encode = Callable[[list[str], int], object]
 
 
 def ours(directory: Path, precision: str) -> Encode:
-    from app.checkpoints import default_cache_dir
+    from app.checkpoints import EMBEDDED, default_cache_dir
     from app.conversion import open_model
     from app.encoders.base import TokenBatch
     from app.encoders.openvino_encoder import OpenVINOEncoder
@@ -30,7 +30,8 @@ def ours(directory: Path, precision: str) -> Encode:
     from sparse_encoder.tokenizer import Tokenizer
 
     cache = default_cache_dir() / "benchmarks"
-    artifact = open_model(str(directory), cache, Choices(), lambda artifact: OpenVINOEncoder(artifact, "f32"))
+    model = None if directory == EMBEDDED else str(directory)
+    artifact = open_model(model, cache, Choices(), lambda artifact: OpenVINOEncoder(artifact, "f32"))
     tokenizer = Tokenizer.from_file(artifact.path / "tokenizer.json")
     encoder = OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), 0, cache)  # type: ignore[arg-type]
 

@@ -35,8 +35,8 @@ TAG = "localhost/sparse-encoder:check"
 COPIED = re.compile(r"COPY --from=build ")  #: in the last stage
 PROBE = Path(__file__).with_name("image_probe.py")
 BENCHMARKS = (  #: with --load
-    ("benchmarks/rolling_restart.py", "--inside-the-namespace"),
-    ("benchmarks/overload.py",),
+    ("-m", "benchmarks.rolling_restart", "--inside-the-namespace"),
+    ("-m", "benchmarks.overload"),
 )
 
 
@@ -186,7 +186,7 @@ def check(base_image: str | None, load: bool) -> None:
             check_contents(root, config)
             run_as_the_engine_would(root, config)
             for benchmark in BENCHMARKS if load else ():
-                print(f"\n{benchmark[0]}", flush=True)
+                print(f"\n{benchmark[1]}", flush=True)
                 run_as_the_engine_would(root, config, *benchmark)
 
 
