@@ -7,7 +7,7 @@ import time
 from app.checkpoints import Checkpoint
 from app.encoders.base import OutOfMemory, TokenBatch
 
-TEXTS, TOKENS_A_TEXT = 8, 64
+TEXTS, TOKENS_A_TEXT = 4, 64
 #: A query that arrives waits for the run that is on: half of this on average.
 SECONDS = 0.15
 LEAST, MOST = 256, 16_384
@@ -16,7 +16,7 @@ LEAST, MOST = 256, 16_384
 def measured_batch_tokens(checkpoint: Checkpoint) -> int:
     """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has.
 
-    Takes two runs of 512 tokens, the first of which prepares the encoder for their shape.
+    Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
     """
     manifest = checkpoint.manifest
     longest = max(manifest.max_length_document, manifest.max_length_query)

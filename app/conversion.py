@@ -37,26 +37,26 @@ def open_model(
         _refuse(choices, "the embedded model")
         return open_artifact(None)
     located = locate(model)
-    if is_artifact(located.path):
-        _refuse(choices, str(located.path))
-        artifact = open_located(located, cache_dir)
-        check_memory(artifact.manifest.weight_bytes, memory.available_bytes())
-        return artifact
-    source = read_source(located.path, located.name, choices, located.revision)
-    check_memory(source.weight_bytes, memory.available_bytes())
-    target = cache_dir / "converted" / f"{source.version}-{source.hash[8:24]}"
-    if not target.is_dir():
-        log.info("converting %s (%s) into %s, once", model, source.shape.kind, target)
-        golden = GoldenMaker("by the encoder that serves it, in f32", lambda artifact: _golden(artifact, exact_encoder))
-        try:
+    try:
+        if is_artifact(located.path):
+            _refuse(choices, model)
+            artifact = open_located(located, cache_dir)
+            check_memory(artifact.manifest.weight_bytes, memory.available_bytes())
+            return artifact
+        source = read_source(located.path, located.name, choices, located.revision)
+        check_memory(source.weight_bytes, memory.available_bytes())
+        target = cache_dir / "converted" / f"{source.version}-{source.hash[8:24]}"
+        if not target.is_dir():
+            log.info("converting %s (%s) into %s, once", model, source.shape.kind, target)
+            golden = GoldenMaker("by the encoder that serves it, in f32", lambda made: _golden(made, exact_encoder))
             with suppress(ArtifactExistsError):  # another process was quicker
                 convert(source, target, golden)
-        except OSError as error:
-            raise CheckpointError(
-                f"{model} must be converted, and {target.parent} cannot be written ({error}): give a directory that "
-                "can be, with --cache-dir"
-            ) from error
-    return read_artifact(target)
+        return read_artifact(target)
+    except OSError as error:
+        raise CheckpointError(
+            f"{model} cannot be read, or {cache_dir} cannot be written ({error}): give a directory that can be, with "
+            "--cache-dir"
+        ) from error
 
 
 def _refuse(choices: Choices, what: str) -> None:

@@ -110,7 +110,8 @@ def build(config: Any, seed: int = 7) -> Any:
         model = transformers.AutoModelForMaskedLM.from_config(config)
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        model.get_output_embeddings().bias.sub_(0.5)
+        if (bias := model.get_output_embeddings().bias) is not None:
+            bias.sub_(0.5)
     return model.eval()
 
 
@@ -224,6 +225,11 @@ def modernbert_biased(target: Path) -> Path:
     """Every bias that the architecture can have, and an output matrix of its own."""
     biases = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
     return modernbert(target, **biases, tie_word_embeddings=False)
+
+
+def modernbert_unbiased(target: Path) -> Path:
+    """Without the output bias."""
+    return modernbert(target, decoder_bias=False)
 
 
 def modernbert_legacy(target: Path) -> Path:
@@ -407,6 +413,7 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         electra,
         modernbert,
         modernbert_biased,
+        modernbert_unbiased,
         modernbert_legacy,
         v1_wrapper,
         no_tokenizer_json,

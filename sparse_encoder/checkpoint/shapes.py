@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ class Shape:
 
 
 def is_artifact(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+    """Whether the directory is one of ours, damaged or not. Others call files manifest.json too."""
+    try:
+        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True  # whoever reads it says what is wrong
+    return not isinstance(document, dict) or "format_version" in document
 
 
 def find_shape(directory: Directory) -> Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,13 +126,11 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
             "they are of different models; use the files that belong together"
         )
     tensors = _checked(open_weights(shape.encoder), plan, bool(config.get("tie_word_embeddings", True)))
-    shape = Shape(
+    shape = replace(
+        shape,
         kind=shape.kind + _wrapped(tensors, plan),
-        encoder=shape.encoder,
         activation=choices.activation or shape.activation,
         pooling=choices.pooling or shape.pooling,
-        max_length=shape.max_length,
-        query_weights=shape.query_weights,
     )
     usual = min(shape.max_length or min(tokenizer.max_length or USUAL_LENGTH, USUAL_LENGTH), plan.positions)
     lengths = [choices.max_length_document or usual, choices.max_length_query or usual]

@@ -105,6 +105,16 @@ async def test_queries_of_an_inference_free_checkpoint_have_its_fixed_weights(tm
     }
 
 
+def test_a_manifest_of_other_software_makes_no_artifact(tmp_path: Path) -> None:
+    source = foreign.bert(tmp_path / "source")
+    (source / "manifest.json").write_text('{"name": "something else"}', encoding="utf-8")
+    assert opened(source, tmp_path / "cache").manifest.architecture == "BertForMaskedLM"
+    for damaged in ("{", "[]", '{"format_version": 7}'):
+        (source / "manifest.json").write_text(damaged, encoding="utf-8")
+        with pytest.raises(ArtifactError, match=r"manifest\.json"):
+            opened(source, tmp_path / "cache")
+
+
 async def test_token_ids_that_a_sparse_vector_field_cannot_hold_are_refused(tmp_path: Path) -> None:
     source = foreign.large_vocabulary(tmp_path / "source")
     async with serving(str(source), tmp_path / "cache") as client:
@@ -143,7 +153,9 @@ def test_a_length_beyond_the_positions_is_refused(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match=r"cannot be written .*: give a directory that can be, with --cache-dir"):
+    with pytest.raises(
+        CheckpointError, match=r"file cannot be written .*: give a directory that can be, with --cache-dir"
+    ):
         opened(foreign.bert(tmp_path / "source"), tmp_path / "file")
 
 
