@@ -67,8 +67,9 @@ class Metrics:
 
     def count_answer(self, input_type: str, active_tokens: Iterable[int], write_seconds: float) -> None:
         """Vectors with so many `active_tokens` each, and the time it took to write them."""
+        observe = self.active_tokens.labels(input_type).observe
         for count in active_tokens:
-            self.active_tokens.labels(input_type).observe(count)
+            observe(count)
         self.stage_seconds.labels("write").observe(write_seconds)
 
     def render(self) -> bytes:

@@ -212,5 +212,10 @@ def test_starting_the_service_loads_traces_and_stores_only_if_asked_for() -> Non
     assert {"opentelemetry.sdk", "s3fs"} & modules_loaded_by("app.__main__") == set()
 
 
+def test_the_client_needs_nothing_of_the_service() -> None:
+    loaded = {module.split(".")[0] for module in modules_loaded_by("app.client")}
+    assert loaded & {"fastapi", "numpy", "openvino", "prometheus_client", "pydantic", "tokenizers", "uvicorn"} == set()
+
+
 def test_importing_the_training_package_does_nothing() -> None:
     assert "torch" not in modules_loaded_by("training")

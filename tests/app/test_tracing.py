@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from app.main import create_app
+from app.settings import Settings
 from tests.app.server import ROOT, running
 
 CALLER = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -68,6 +71,13 @@ def test_a_request_and_its_stages_reach_the_collector_as_part_of_the_callers_tra
     entries = [entry for entry in server.entries() if entry["message"] == "request"]
     assert [entry["trace_id"] for entry in entries] == [answered["trace"], refused["trace"]]
     assert "비밀" not in str(spans)
+
+
+def test_without_the_extra_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tiny_artifact: Path) -> None:
+    monkeypatch.delitem(sys.modules, "app.tracing", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)  # as if it were not there
+    with pytest.raises(SystemExit, match=r"--otlp-endpoint needs the extra otel .*pip install"):
+        create_app(Settings(model=str(tiny_artifact), otlp_endpoint="http://collector:4318"))
 
 
 def test_a_collector_that_is_away_costs_no_request_and_the_log_says_so(tiny_artifact: Path) -> None:
