@@ -10,7 +10,7 @@ from pathlib import Path
 from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.store import Store, StoreError
 from training.config import Config, ConfigError, RunError, load_config
-from training.data import DataError
+from training.readers import DataError
 
 
 def _parser() -> argparse.ArgumentParser:

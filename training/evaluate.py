@@ -18,8 +18,9 @@ from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
-from training.data import RetrievalData, TermPair, load_retrieval
+from training.data import RetrievalData, load_retrieval
 from training.encode import encode
+from training.pairs import TermPair
 from training.query_side import query_tokens
 from training.retrieval import MEASURES, measure, rank, rank_bm25, to_matrix
 from training.vocabulary import Roles

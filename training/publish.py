@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import (
     TOKEN_IDS,
@@ -39,7 +39,7 @@ from training.encode import encode
 from training.gate import failed_gates
 from training.query_side import query_tokens
 from training.student import CLOSED_BIAS
-from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
+from training.vocabulary import SPECIAL_TOKENS, Roles
 
 _CALIBRATION_PAIRS = 1000
 _CALIBRATION_TOKENS = 256
@@ -73,12 +73,12 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     if not (trained / "roles.json").is_file():
         raise RunError(f"{trained}: no trained checkpoint there; run `python -m training train` to its end first")
     roles = Roles.load(trained / "roles.json")
-    mlm = BertForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
-    decoder = mlm.cls.predictions.decoder
+    mlm = AutoModelForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
+    decoder = mlm.get_output_embeddings()
     decoder.weight[roles.never_emitted] = 0.0
     settings = config.publish
     if settings.max_expansion_rate:
-        model = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {NEVER})))
+        model = SpladeModel(mlm, roles.emitted)
         tokenizer = Tokenizer.from_file(trained / "tokenizer.json")
         sample = data.pairs[-_CALIBRATION_PAIRS:]
         excess = [
@@ -91,7 +91,8 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
         decoder.bias[model.emitted] -= torch.maximum(*excess)
     decoder.bias += settings.bias_shift
     decoder.bias[roles.never_emitted] = CLOSED_BIAS
-    mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
+    if hasattr(mlm, "cls"):
+        mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
     for parameter in mlm.parameters():
         if not torch.isfinite(parameter).all():
             raise RunError(f"{trained}: its weights hold NaN or infinity: the run diverged")
@@ -100,12 +101,15 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     mlm.save_pretrained(str(out))
-    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
-    PreTrainedTokenizerFast(
-        tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
-        model_max_length=mlm.config.max_position_embeddings,
-        **{f"{name}_token": token for name, token in names.items()},
-    ).save_pretrained(str(out))
+    if config.model.start == "pretrained":
+        AutoTokenizer.from_pretrained(config.model.checkpoint).save_pretrained(str(out))
+    else:
+        names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
+        PreTrainedTokenizerFast(
+            tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
+            model_max_length=mlm.config.max_position_embeddings,
+            **{f"{name}_token": token for name, token in names.items()},
+        ).save_pretrained(str(out))
     roles.save(out / "roles.json")
     return out
 
@@ -218,7 +222,7 @@ def write(
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
         version=version,
-        architecture="BertForMaskedLM",
+        architecture=type(model.mlm).__name__,
         activation="log1p_relu",
         max_length_document=config.publish.max_length_document,
         max_length_query=config.publish.max_length_query,
@@ -229,7 +233,7 @@ def write(
         training=TrainingOrigin(
             commit=origin["commit"],
             command=origin["command"],
-            base="intfloat/multilingual-e5-small" if config.model.start != "fresh" else "none",
+            base=_base(config),
             data_origin=config.data.origin,
         ),
     )
@@ -244,6 +248,11 @@ def write(
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
     return write_artifact(folder / version, fill, lambda _: description)
+
+
+def _base(config: Config) -> str:
+    starts = {"fresh": "none", "pretrained": config.model.checkpoint}
+    return starts.get(config.model.start, "intfloat/multilingual-e5-small")
 
 
 def weights_hash(exported: Path) -> str:
