@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,7 +44,7 @@ class _Trainer(SparseEncoderTrainer):
     """Logs the active words beside the loss."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        model: SparseModel = getattr(self.model, "module", self.model)
+        model: SparseModel = getattr(self.model, "module", self.model)  # type: ignore[arg-type]
         if "loss" in logs and model.active:
             query, document = model.active
             logs = {**logs, "active_query": query, "active_document": document}
@@ -112,8 +111,7 @@ def processes(train: TrainConfig) -> PartialState:
 
 
 def _backend(train: TrainConfig) -> str | None:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return "gloo" if several and on_cpu(train) else None
+    return "gloo" if torch.distributed.is_torchelastic_launched() and on_cpu(train) else None
 
 
 def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:

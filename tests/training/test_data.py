@@ -57,9 +57,9 @@ def test_numbered_items_belong_together_by_number(tmp_path: Path) -> None:
     with lzma.open(path, "wt", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     source = PassageSource(name="n", path="", query="q", passage="a", reader="numbered")
-    assert [(p.query, p.passage) for p in read_pairs(path, source, rng=None, bad=BadRows())] == [
+    assert [(p.query, p.passage) for p in read_pairs(path, source, random.Random(0), BadRows())] == [
         ("둘째 물음", "둘째 답")
-    ]  # type: ignore[arg-type]
+    ]
 
 
 def test_definitions_become_queries(tmp_path: Path) -> None:
