@@ -22,9 +22,8 @@ COPY LICENSE /opt/sparse-encoder/
 COPY sparse_encoder /opt/sparse-encoder/sparse_encoder
 COPY app /opt/sparse-encoder/app
 WORKDIR /opt/sparse-encoder
-# The root is read-only later: byte code and the unpacked model are written now.
+# The root is read-only later: byte code is written now.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app sparse_encoder \
- && /opt/venv/bin/python -c "from app.checkpoints import open_artifact; from pathlib import Path; open_artifact(None, Path('/var/cache/sparse-encoder')).__enter__()" \
  && mkdir /models
 
 FROM pip AS training
@@ -58,7 +57,6 @@ ENTRYPOINT ["python", "-m", "app"]
 COPY --from=build --chown=10001:10001 /models /models
 VOLUME /models
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /var/cache/sparse-encoder /var/cache/sparse-encoder
 COPY --from=build /opt/sparse-encoder /opt/sparse-encoder
 
 ARG VERSION=unknown

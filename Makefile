@@ -52,5 +52,5 @@ $(VENV)/.serving: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[opensearch,s3,train,dev]'
+	$(PIP_INSTALL) '.[hub,opensearch,otel,s3,train,dev]'
 	touch $@ $(VENV)/.serving

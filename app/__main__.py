@@ -12,6 +12,7 @@ from pydantic_settings import CliApp
 
 from app.main import create_app
 from app.settings import Settings
+from app.slow_clients import ImpatientProtocol
 
 
 def main() -> None:
@@ -29,6 +30,9 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http=ImpatientProtocol.with_timeout(settings.client_timeout_seconds),
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         timeout_keep_alive=75,  # s; OpenSearch reuses a connection for 60
         timeout_graceful_shutdown=settings.shutdown_grace_seconds,
     )

@@ -8,7 +8,8 @@ from typing import TypeVar
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.api import Service, get_service, read_body
+from app.api import Service, get_service
+from app.bodies import read_body
 from app.errors import (
     Conflict,
     Forbidden,

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import math
-from collections.abc import Coroutine
-from dataclasses import asdict, dataclass, field
-from typing import Any, NoReturn, TypeVar
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
-from starlette.requests import ClientDisconnect
+from fastapi.responses import Response
 
+from app.bodies import check_size, parse, read_body
 from app.checkpoints import Checkpoint
 from app.engine import Encoded, Engine
-from app.errors import ClientGone, InvalidField, MalformedJson, ServiceError, TooLarge, Unavailable, UnknownVersion
+from app.errors import ClientGone, InvalidField, ServiceError, Unavailable, UnknownVersion
 from app.lifecycle import Lifecycle
 from app.metrics import CONTENT_TYPE, Metrics
-from app.schemas import EXAMPLES, TEXTS_NAMES, EncodeRequest
+from app.schemas import EXAMPLES, EncodeRequest
 from app.stored import Stored
 from app.versions import Resident, Versions
-from app.wire import Keys, write_vector
+from app.wire import Writer, write_vector
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
+from sparse_encoder.token_ids import MAX_TOKEN_IDS
 
 #: Each token of a query is a clause, of which Lucene takes 1,024 in all: so many leave room for a hybrid query over
 #: several fields.
 MAX_QUERY_TOKENS = 256
 #: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
 VECTORS_AT_ONCE = 32
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 router = APIRouter()
@@ -41,6 +45,7 @@ class Limits:
     """What a request may ask for, and what it gets if it does not ask."""
 
     max_texts_per_request: int
+    max_characters_per_text: int
     max_body_bytes: int
     max_texts_in_flight: int
     max_batch_tokens: int
@@ -60,6 +65,7 @@ class Service:
     lifecycle: Lifecycle
     metrics: Metrics
     admin_key: str | None = field(repr=False)
+    log_texts: bool
 
     async def find(self, name: str | None) -> Resident:
         """The version that a request asks for, in memory; to be held at once.
@@ -133,24 +139,41 @@ async def encode(request: Request) -> Response:
     """The tokens that describe each text for a search engine, each with its weight, heaviest first.
 
     The headers of the answer say which model version computed it (`X-Model-Version`), how many tokens were encoded
-    (`X-Tokens`), and the milliseconds it took to tokenize, to wait and to encode (`Server-Timing`).
+    (`X-Tokens`), and the milliseconds it took to tokenize, to wait, to encode and to write (`Server-Timing`).
     """
     service = get_service(request)
-    asked = _parse(await read_body(request, service.limits.max_body_bytes))
-    limit = service.limits.max_texts_per_request
-    if len(asked.texts) > limit:
-        raise TooLarge(
-            f"{len(asked.texts)} texts in one request, at most {limit} are taken: send them in parts", "texts"
-        )
-    return await _unless_client_leaves(request, _answer(service, asked, _asked_version(request, asked)))
+    return await answer(request, parse(await read_body(request, service.limits.max_body_bytes), EncodeRequest))
 
 
-async def _answer(service: Service, asked: EncodeRequest, version: str | None) -> Response:
+async def answer(request: Request, asked: EncodeRequest, write: Writer = write_vector) -> Response:
+    """A JSON array of what `write` makes of each vector, or a `ServiceError`; the work ends if the client leaves."""
+    service = get_service(request)
+    if service.log_texts:
+        log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
+    check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
+    work = _answer(service, asked, _asked_version(request, asked), write)
+    return await _unless_client_leaves(request, work)
+
+
+async def _answer(service: Service, asked: EncodeRequest, version: str | None, write: Writer) -> Response:
     """From admission to the bytes of the answer with one checkpoint, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
+        keys = resident.checkpoint.keys.get(asked.sparse_embedding_format)
+        if keys is None:
+            raise InvalidField(
+                f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
+                "ask for the format word",
+                "sparse_embedding_format",
+            )
         query_tokens = _query_tokens(asked, resident.checkpoint)
-        encoded = await service.engine.encode(resident.checkpoint, asked.texts, input_type, query_tokens)
+        encoded = await service.engine.encode(
+            resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+        )
+        started = time.perf_counter()
+        body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
+        write_seconds = time.perf_counter() - started
+        service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
         headers = {
             "X-Model-Version": resident.version,
             "X-Tokens": str(encoded.tokens),
@@ -160,11 +183,11 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None) -
                     ("tokenize", encoded.tokenize_seconds),
                     ("queue", encoded.queue_seconds),
                     ("encode", encoded.encode_seconds),
+                    ("write", write_seconds),
                 )
             ),
         }
-        keys = resident.checkpoint.keys[asked.sparse_embedding_format]
-        return Response(await _write(service.limits, asked, encoded, keys), 200, headers, "application/json")
+        return Response(body, 200, headers, "application/json")
 
 
 @router.get("/livez", summary="Does the process answer?")
@@ -186,62 +209,9 @@ async def readyz(request: Request) -> dict[str, str]:
         raise Unavailable(f"the encoder does not answer: {error.message}") from error
 
 
-@router.get("/info", summary="Model, versions, limits and device")
-async def info(request: Request) -> JSONResponse:
-    service = get_service(request)
-    checkpoint = service.versions.serving.checkpoint
-    manifest, tokens = checkpoint.manifest, checkpoint.query_tokens
-    return JSONResponse(
-        {
-            "model": {
-                "version": manifest.version,
-                "created": manifest.created,
-                "architecture": manifest.architecture,
-                "activation": manifest.activation,
-                "vocabulary_size": manifest.vocabulary_size,
-                "max_length_document": manifest.max_length_document,
-                "max_length_query": manifest.max_length_query,
-                "tokenizer_sha256": manifest.tokenizer_sha256,
-                "query_encodings": ["model", "inference_free"] if tokens else ["model"],
-                "default_query_encoding": "inference_free" if tokens and tokens.default else "model",
-                "evaluation": dict(manifest.evaluation),
-            },
-            "versions": {"serving": manifest.version, **(service.stored.describe() if service.stored else {})},
-            "device": checkpoint.encoder.device,
-            "limits": asdict(service.limits),
-        }
-    )
-
-
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     return Response(get_service(request).metrics.render(), media_type=CONTENT_TYPE)
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    too_large = TooLarge(f"the body has more than {max_bytes} bytes: send fewer texts at once")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                raise too_large
-    except ClientDisconnect as error:
-        raise ClientGone from error
-    return bytes(body)
-
-
-def _parse(body: bytes) -> EncodeRequest:
-    try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise MalformedJson(f'the body is not JSON ({error}): send {{"texts": ["..."]}}') from error
-    try:
-        return EncodeRequest.model_validate(document)
-    except ValidationError as error:
-        raise _invalid_field(error) from None  # the cause would carry texts into the log
 
 
 def _asked_version(request: Request, asked: EncodeRequest) -> str | None:
@@ -280,25 +250,6 @@ def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens |
     return available if wanted else None
 
 
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
-
-
-def _invalid_field(error: ValidationError) -> InvalidField:
-    errors = error.errors(include_url=False, include_input=False)
-    # A misspelt name of the texts is two errors, of which the unknown field is the one to mend.
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    field = str(first["loc"][0]) if first["loc"] else None
-    match first["type"]:
-        case "extra_forbidden":
-            known = ", ".join(EncodeRequest.model_fields)
-            return InvalidField(f"unknown field {field!r}: known are {known}", field)
-        case "missing":
-            return InvalidField(f"no texts: give a list of strings as {', '.join(TEXTS_NAMES)}", "texts")
-    message = first["msg"].removeprefix("Value error, ")
-    return InvalidField(f"{field}: {message}" if field else message, field)
-
-
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled if the client hangs up meanwhile.
 
@@ -320,13 +271,13 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
         leaving.cancel()
 
 
-async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, keys: Keys) -> bytes:
+async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, write: Callable[..., str]) -> bytes:
     is_query = asked.input_type == "query"
     top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
     max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
     parts: list[str] = []
     for index, vector in enumerate(encoded.vectors, start=1):
-        parts.append(write_vector(vector.prune(top_k=top_k, min_weight=asked.min_weight), keys, max_weight))
+        parts.append(write(vector.prune(top_k=top_k, min_weight=asked.min_weight), max_weight=max_weight))
         if index % VECTORS_AT_ONCE == 0:
             await asyncio.sleep(0)
     return f"[{','.join(parts)}]".encode("ascii")

@@ -41,7 +41,7 @@ class BatchQueue(Generic[E]):
     """
 
     def __init__(self, max_batch_tokens: int) -> None:
-        """`max_batch_tokens`: longest text times number of texts in a batch, at most."""
+        """`max_batch_tokens`: longest text times number of texts in a batch, at most; a longer text goes alone."""
         self._max_batch_tokens = max_batch_tokens
         self._queries: list[E] = []
         self._documents: list[E] = []
@@ -50,12 +50,12 @@ class BatchQueue(Generic[E]):
     def __len__(self) -> int:
         return len(self._queries) + len(self._documents)
 
+    @property
+    def tokens(self) -> int:
+        """Of all texts that wait, abandoned ones left out."""
+        return sum(entry.tokens for lane in (self._queries, self._documents) for entry in lane if not entry.abandoned)
+
     def extend(self, entries: Iterable[E]) -> None:
-        """:raises ValueError: if an entry could never fit a batch; then none is taken."""
-        entries = list(entries)
-        longest = max((entry.tokens for entry in entries), default=0)
-        if longest > self._max_batch_tokens:
-            raise ValueError(f"a text of {longest} tokens can never fit a batch of {self._max_batch_tokens}")
         for entry in entries:
             (self._queries if entry.is_query else self._documents).append(entry)
 
@@ -84,7 +84,8 @@ class BatchQueue(Generic[E]):
             tokens = lane[index].tokens
             low, high = min(shortest, tokens), max(longest, tokens)
             # At most about half of a row is padding: beyond that a batch of its own is cheaper.
-            if high * (len(chosen) + 1) <= self._max_batch_tokens and high <= 2 * low + 8:
+            fits = high * (len(chosen) + 1) <= self._max_batch_tokens and high <= 2 * low + 8
+            if fits or not chosen:  # the lead is nearest to itself, so it comes first
                 chosen.add(index)
                 shortest, longest = low, high
         batch = [lane[index] for index in sorted(chosen)]

@@ -2,7 +2,8 @@
 
 Requests run on the event loop; the encoder runs in a thread of its own, which takes the next batch from the queue by
 itself the moment it is free. So it never waits for a busy event loop, and a query that arrives while a batch runs is in
-the very next one. Each request brings its checkpoint; a batch never has two.
+the very next one. Each request brings its checkpoint; a batch never has two. Identical texts in flight are computed
+once, and recent queries not again.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.batching import BatchQueue
 from app.checkpoints import Checkpoint
-from app.encoders.base import TokenBatch
-from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.encoders.base import OutOfMemory, TokenBatch
+from app.errors import EncodingFailed, Overloaded, TextTooLong, Unavailable
+from app.jobs import Entry, Job, Pending, QueryCache
 from app.metrics import Metrics
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
@@ -42,51 +44,26 @@ class Encoded:
     encode_seconds: float  #: the encoder runs that had a text of this request
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """The texts of one request that wait for the encoder. Only the event loop changes it."""
-
-    checkpoint: Checkpoint
-    done: asyncio.Future[None]
-    vectors: list[SparseVector]
-    missing: int  #: texts without a vector yet
-    encode_seconds: float = 0.0
-    abandoned: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    """One text of a job."""
-
-    job: _Job
-    index: int
-    ids: list[int] = field(repr=False)
-    is_query: bool
-
-    @property
-    def tokens(self) -> int:
-        return len(self.ids)
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return self.job.checkpoint
-
-    @property
-    def abandoned(self) -> bool:
-        return self.job.abandoned
-
-
 class Engine:
     """`start`, then `encode` from any number of tasks of one event loop, then `stop`."""
 
     def __init__(
-        self, metrics: Metrics, *, max_batch_tokens: int, max_texts_in_flight: int, request_timeout_seconds: float
+        self,
+        metrics: Metrics,
+        *,
+        max_batch_tokens: int,
+        max_texts_in_flight: int,
+        request_timeout_seconds: float,
+        query_cache_size: int,
     ) -> None:
         self.texts_in_flight = 0
         self._metrics = metrics
         self._max_texts_in_flight = max_texts_in_flight
         self._request_timeout_seconds = request_timeout_seconds
-        self._queue: BatchQueue[_Entry] = BatchQueue(max_batch_tokens)
+        self._max_batch_tokens = max_batch_tokens
+        self._queue: BatchQueue[Entry] = BatchQueue(max_batch_tokens)
+        self._pending = Pending()
+        self._query_cache = QueryCache(query_cache_size)
         self._queue_changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
         self._failing: set[str] = set()  # versions whose last batch failed
@@ -106,6 +83,12 @@ class Engine:
         await asyncio.to_thread(self._worker.join)
         self._tokenisers.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens of the texts that wait for the encoder."""
+        with self._queue_changed:
+            return self._queue.tokens
+
     async def check(self, checkpoint: Checkpoint) -> None:
         """Returns if a request to `checkpoint` would be answered: its last batch was, or a probe is now.
 
@@ -122,12 +105,16 @@ class Engine:
         texts: Sequence[str],
         input_type: InputType,
         query_tokens: QueryTokens | None = None,
+        *,
+        truncate: bool = True,
     ) -> Encoded:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
-        With `query_tokens` the vectors come from that table and the encoder is not asked.
+        With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
+        text must fit the model whole.
 
         :raises Overloaded: if too many texts are in flight; none of `texts` is taken then.
+        :raises TextTooLong: if a text does not fit and must not be cut.
         :raises Unavailable: if the service stops or the request times out.
         :raises EncodingFailed: if the encoder fails.
         """
@@ -139,10 +126,10 @@ class Engine:
                 f"{self._max_texts_in_flight}: try again later"
             )
         self.texts_in_flight += len(texts)
-        job = _Job(checkpoint, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        job = Job(checkpoint, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         try:
             async with asyncio.timeout(self._request_timeout_seconds):
-                return await self._run(job, texts, input_type, query_tokens)
+                return await self._run(job, texts, input_type, query_tokens, truncate)
         except TimeoutError:
             raise Unavailable(
                 f"not encoded within {self._request_timeout_seconds:g} s: send fewer texts at once, or try again later"
@@ -150,48 +137,92 @@ class Engine:
         finally:
             self.texts_in_flight -= len(texts)
             job.abandoned = True  # which changes nothing for one that is done
+            for entry in job.entries:
+                if entry.abandoned:  # the thread may drop it from now on
+                    self._pending.remove(entry)
+            job.entries.clear()  # a circle, which would keep the checkpoint in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
 
     async def _run(
-        self, job: _Job, texts: Sequence[str], input_type: InputType, query_tokens: QueryTokens | None
+        self,
+        job: Job,
+        texts: Sequence[str],
+        input_type: InputType,
+        query_tokens: QueryTokens | None,
+        truncate: bool,
     ) -> Encoded:
         started = time.perf_counter()
-        checkpoint = job.checkpoint
+        checkpoint, is_query = job.checkpoint, input_type == "query"
+        if is_query and query_tokens is None and (cached := self._cached(checkpoint, texts)):
+            self._metrics.query_cache_hits.inc(len(texts))
+            return self._encoded(job, input_type, *cached, started, time.perf_counter())
         tokenised = await self._loop.run_in_executor(
             self._tokenisers, checkpoint.tokenizer.encode_batch, texts, checkpoint.max_length(input_type)
         )
+        if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
+            raise TextTooLong(
+                f"{len(cut)} of the texts, first item {cut[0]}, have more than the {checkpoint.max_length(input_type)} "
+                'tokens that the model reads: split them, or send "truncate": "end"'
+            )
+        self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
         queued = time.perf_counter()
-        entries = [
-            _Entry(job, index, text.ids, input_type == "query")
-            for index, text in enumerate(tokenised)
-            if text.content_tokens and query_tokens is None
-        ]
+        tokens = [len(text.ids) if text.content_tokens else 0 for text in tokenised]
         if query_tokens is not None:
-            job.vectors = [query_tokens.vector(text.ids) for text in tokenised]
-        job.missing = len(entries)
-        if entries:
-            self._enqueue(entries)
+            vectors = [query_tokens.vector(text.ids) for text in tokenised]
+            return self._encoded(job, input_type, vectors, tokens, started, queued)
+        waiting = [(index, tuple(text.ids)) for index, text in enumerate(tokenised) if text.content_tokens]
+        job.missing = len(waiting)
+        if waiting:
+            self._enqueue(job, waiting, is_query)
             await job.done
+        if is_query:
+            for text, found, vector, count in zip(texts, tokenised, job.vectors, tokens, strict=True):
+                if not found.truncated:  # a cut one must be refused when a request says so
+                    self._query_cache.put(checkpoint.version, text, vector, count)
+        return self._encoded(job, input_type, job.vectors, tokens, started, queued)
+
+    def _cached(self, checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
+        """Vectors and token counts, if all texts were asked lately."""
+        found = [self._query_cache.get(checkpoint.version, text) for text in texts]
+        known = [pair for pair in found if pair is not None]
+        if not found or len(known) < len(found):
+            return None
+        return [vector for vector, _ in known], [tokens for _, tokens in known]
+
+    def _encoded(
+        self,
+        job: Job,
+        input_type: InputType,
+        vectors: list[SparseVector],
+        tokens: Sequence[int],
+        started: float,
+        queued: float,
+    ) -> Encoded:
         encoded = Encoded(
-            vectors=job.vectors,
-            tokens=sum(len(text.ids) for text in tokenised if text.content_tokens),
+            vectors=vectors,
+            tokens=sum(tokens),
             tokenize_seconds=queued - started,
             queue_seconds=max(0.0, time.perf_counter() - queued - job.encode_seconds),
             encode_seconds=job.encode_seconds,
         )
-        self._metrics.texts.labels(input_type).inc(len(texts))
+        self._metrics.texts.labels(input_type).inc(len(tokens))
         self._metrics.tokens.inc(encoded.tokens)
-        self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
         for stage in ("tokenize", "queue", "encode"):
             self._metrics.stage_seconds.labels(stage).observe(getattr(encoded, f"{stage}_seconds"))
         return encoded
 
-    def _enqueue(self, entries: list[_Entry]) -> None:
+    def _enqueue(self, job: Job, texts: Sequence[tuple[int, tuple[int, ...]]], is_query: bool) -> None:
+        """`texts`: the place of each in the job, and its ids."""
         with self._queue_changed:
             if self._stopping:  # since `encode` looked; the thread may have ended
                 raise Unavailable("the service is stopping")
-            self._queue.extend(entries)
-            self._queue_changed.notify()
+            joined = [self._pending.join(job, index, ids, is_query) for index, ids in texts]
+            new = [entry for entry, is_new in joined if is_new]
+            job.entries = [entry for entry, _ in joined]
+            self._metrics.shared_texts.inc(len(joined) - len(new))
+            if new:
+                self._queue.extend(new)
+                self._queue_changed.notify()
 
     def _encode_batches(self) -> None:
         """The encoder's thread: runs until `stop`, whatever happens to a batch."""
@@ -204,48 +235,59 @@ class Engine:
         if not batch:
             return False
         started = time.perf_counter()
-        checkpoint = batch[0].checkpoint
-        vectors: list[SparseVector] | None = None
+        vectors: list[SparseVector | None] = [None] * len(batch)
         try:
-            tokens = TokenBatch.pad([entry.ids for entry in batch], checkpoint.tokenizer.pad_id)
-            vectors = checkpoint.encoder.encode(tokens)
-            if len(vectors) != len(batch):
-                raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
+            vectors = self._encode(batch)
         except Exception:
-            log.exception("a batch of %d texts failed", len(batch), extra={"fields": {"version": checkpoint.version}})
-            vectors = None
+            log.exception(
+                "a batch of %d texts failed", len(batch), extra={"fields": {"version": batch[0].checkpoint.version}}
+            )
         self._loop.call_soon_threadsafe(self._deliver, batch, vectors, time.perf_counter() - started)
         return True
 
-    def _next_batch(self) -> list[_Entry]:
+    def _encode(self, batch: list[Entry]) -> list[SparseVector | None]:
+        """None for a text that the device has no memory for, even alone."""
+        checkpoint = batch[0].checkpoint
+        tokens = TokenBatch.pad([entry.ids for entry in batch], checkpoint.tokenizer.pad_id)
+        try:
+            vectors = checkpoint.encoder.encode(tokens)
+        except OutOfMemory as error:
+            self._metrics.out_of_memory.inc()
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._encode(batch[:half]) + self._encode(batch[half:])
+            log.error("no memory on the device for a text of %d tokens: %s", batch[0].tokens, error)
+            return [None]
+        if len(vectors) != len(batch):
+            raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
+        return list(vectors)
+
+    def _next_batch(self) -> list[Entry]:
         """Waits for texts; empty only when `stop` was called and none are left."""
         with self._queue_changed:
             while not (batch := self._queue.next_batch()) and not self._stopping:
                 self._queue_changed.wait()
             return batch
 
-    def _deliver(self, batch: list[_Entry], vectors: list[SparseVector] | None, seconds: float) -> None:
+    def _deliver(self, batch: list[Entry], vectors: list[SparseVector | None], seconds: float) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
         version = batch[0].checkpoint.version
-        if vectors is None:
-            self._failing.add(version)
-        else:
+        if any(vector is not None for vector in vectors):
             self._failing.discard(version)
-        self._metrics.batch_texts.observe(len(batch))
-        self._metrics.padding_tokens.inc(
-            len(batch) * max(entry.tokens for entry in batch) - sum(entry.tokens for entry in batch)
-        )
-        for job in {entry.job for entry in batch}:
-            job.encode_seconds += seconds
-        if vectors is None:
+        else:
+            self._failing.add(version)
             self._metrics.failed_batches.inc()
-            for job in {entry.job for entry in batch}:
-                if not job.done.done():
-                    job.done.set_exception(EncodingFailed())
-            return
+        self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
+        for job in {job for entry in batch for job, _ in entry.waiters}:
+            job.encode_seconds += seconds
         for entry, vector in zip(batch, vectors, strict=True):
-            job = entry.job
-            job.vectors[entry.index] = vector
-            job.missing -= 1
-            if not job.missing and not job.done.done():
-                job.done.set_result(None)
+            self._pending.remove(entry)
+            for job, index in entry.waiters:
+                if vector is None:
+                    if not job.done.done():
+                        job.done.set_exception(EncodingFailed())
+                    continue
+                job.vectors[index] = vector
+                job.missing -= 1
+                if not job.missing and not job.done.done():
+                    job.done.set_result(None)

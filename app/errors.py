@@ -8,6 +8,7 @@ ServiceError
 ├── Conflict 409
 ├── TooLarge 413
 ├── InvalidField 422
+│   └── TextTooLong
 ├── Overloaded 429
 ├── ClientGone 499
 ├── Unavailable 503
@@ -26,6 +27,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+#: Key of the ASGI scope for the type of the error that a request was answered with.
+ERROR_TYPE = "sparse_encoder.error_type"
 # OpenSearch before 3.8 retries a refused request only if this header says so.
 RETRY_HEADERS = {"Retry-After": "1", "x-amzn-ErrorType": "ThrottlingException"}
 
@@ -51,7 +54,7 @@ class MalformedJson(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The admin key is missing or wrong."""
+    """The key is missing or wrong."""
 
     status = 401
     type = "unauthorized"
@@ -96,6 +99,15 @@ class InvalidField(ServiceError):
     type = "invalid_field"
 
 
+class TextTooLong(InvalidField):
+    """A text has more tokens than the model reads, and its end must not be cut off."""
+
+    type = "text_too_long"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "texts")
+
+
 class Overloaded(ServiceError):
     """Too much is in flight already; a later try may succeed."""
 
@@ -132,6 +144,11 @@ class EncodingFailed(ServiceError):
         super().__init__("encoding failed; the log of the service says why")
 
 
+def error_types(kind: type[ServiceError] = ServiceError) -> set[str]:
+    """The `type` of every error below `kind`."""
+    return {below.type for below in kind.__subclasses__()}.union(*map(error_types, kind.__subclasses__()))
+
+
 def error_response(
     status: int, type_: str, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -140,11 +157,22 @@ def error_response(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """The one place where exceptions become answers."""
+    """The one place where exceptions become answers. The type is left in the scope, for the log and the metrics."""
+
+    def answer(
+        request: Request,
+        status: int,
+        type_: str,
+        message: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        request.scope[ERROR_TYPE] = type_
+        return error_response(status, type_, message, param, headers)
 
     @app.exception_handler(ServiceError)
-    async def service_error(_: Request, error: ServiceError) -> Response:
-        return error_response(error.status, error.type, error.message, error.param, error.headers)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return answer(request, error.status, error.type, error.message, error.param, error.headers)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -153,7 +181,7 @@ def install_error_handlers(app: FastAPI) -> None:
             405: ("method_not_allowed", f"{request.url.path} does not take {request.method}"),
         }
         type_, message = known.get(error.status_code, ("http_error", str(error.detail)))
-        return error_response(error.status_code, type_, message, headers=error.headers)
+        return answer(request, error.status_code, type_, message, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected_error(_: Request, error: Exception) -> Response:

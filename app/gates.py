@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 from app.checkpoints import Checkpoint, CheckpointError
 from sparse_encoder.artifact import Manifest
+from sparse_encoder.checkpoint.inspection import PEAK_BYTES_A_WEIGHT_BYTE
 
-#: Bytes that loading takes at its peak for each byte of weights. Measured with OpenVINO 2026.4 and 227 MB of weights:
-#: 2.6 at the peak, 1.9 once loaded.
-PEAK_BYTES_A_WEIGHT_BYTE = 2.7
 #: Heaviest words of a text that are compared.
 TOP_WORDS = 10
 #: Golden texts of the version served that a new one encodes too.
@@ -28,7 +26,7 @@ class Rules:
     canary_min_active_tokens: float
     canary_max_active_tokens: float
     canary_min_overlap: float
-    max_batch_tokens: int
+    max_batch_tokens: int | None  #: as the user chose; None: chosen so that every text fits
 
 
 def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
@@ -40,10 +38,9 @@ def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
         )
 
 
-def check_memory(manifest: Manifest, available_bytes: int) -> None:
-    """The version served stays in memory meanwhile, so this one must fit beside it."""
-    weights = sum(manifest.files[name].bytes for name in manifest.weight_files)
-    needed = round(weights * PEAK_BYTES_A_WEIGHT_BYTE)
+def check_memory(weight_bytes: int, available_bytes: int) -> None:
+    """A version that is served stays in memory meanwhile, so this one must fit beside it. `weight_bytes`: in f32."""
+    needed = round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
     if needed > available_bytes:
         raise CheckpointError(
             f"loading it takes up to {needed / 1e6:,.0f} MB, {available_bytes / 1e6:,.0f} MB are available: raise the "
@@ -54,7 +51,7 @@ def check_memory(manifest: Manifest, available_bytes: int) -> None:
 def check_lengths(manifest: Manifest, rules: Rules) -> None:
     """The longest text must fit a batch, or it could never be encoded."""
     longest = max(manifest.max_length_document, manifest.max_length_query)
-    if longest > rules.max_batch_tokens:
+    if rules.max_batch_tokens and longest > rules.max_batch_tokens:
         raise CheckpointError(
             f"a text of {manifest.version} can have {longest} tokens, but max_batch_tokens is "
             f"{rules.max_batch_tokens}: raise it"

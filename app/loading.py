@@ -22,6 +22,9 @@ from app.wire import DottedTokens
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.store import Store, StoreError, UnknownVersionError
 
+#: The steps at which a version can be refused.
+STAGES = ("fetch", "vocabulary", "memory", "load", "golden", "canary")
+
 log = logging.getLogger(__name__)
 
 
@@ -129,7 +132,7 @@ class Loader:
                 check_vocabulary(manifest, served.manifest, self._rules)
         if artifact:
             with stage("memory"):
-                check_memory(manifest, memory.available_bytes())
+                check_memory(manifest.weight_bytes, memory.available_bytes())
             with stage("load"):
                 check_lengths(manifest, self._rules)
                 loaded = load_checkpoint(artifact, self._build_encoder, self._dotted_tokens)

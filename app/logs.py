@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, with the id of the request. Texts are never logged."""
+"""Logs as one JSON object a line, with the ids of request and trace."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
 class JsonFormatter(logging.Formatter):
@@ -21,8 +22,9 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if identifier := request_id.get():
-            entry["request_id"] = identifier
+        for identifier in (request_id, trace_id):
+            if value := identifier.get():
+                entry[identifier.name] = value
         entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
@@ -30,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Everything of ours and of uvicorn, from `level` on, to standard error."""
+    """Everything of ours, of uvicorn and of OpenTelemetry, from `level` on, to standard error."""
     logger = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
     logging.config.dictConfig(
         {
@@ -41,6 +43,7 @@ def configure_logging(level: str) -> None:
             "loggers": {
                 "app": logger,
                 "sparse_encoder": logger,
+                "opentelemetry": logger,
                 "uvicorn": logger,
                 "uvicorn.error": {"handlers": [], "propagate": True},
                 # `middleware` logs each request itself.

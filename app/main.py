@@ -4,47 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
-from app import admin, api
+from app import admin, api, info, tei
+from app.access import ApiKeys
 from app.api import Limits, Service
-from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint, open_artifact
+from app.budget import measured_batch_tokens
+from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
+from app.conversion import open_model
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.select import build_encoder as select_encoder
 from app.engine import Engine
 from app.errors import install_error_handlers
 from app.gates import Rules, check_lengths
 from app.lifecycle import Lifecycle
 from app.logs import configure_logging
 from app.metrics import Metrics
-from app.middleware import RequestMiddleware
+from app.middleware import AccessMiddleware, RequestMiddleware
 from app.settings import Settings
 from app.stored import Source, Stored
 from app.versions import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
+from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.store import StoreError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+#: What pages of the origins allowed may send and see.
+CORS: Mapping[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Model-Version", "X-Request-Id"],
+    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Tokens"],
+}
 
 log = logging.getLogger(__name__)
 
 
-def openvino_encoder(artifact: Artifact, threads: int) -> Encoder:
-    """The encoder of the service; `threads` of the CPU, 0 for all."""
-    return OpenVINOEncoder(artifact.path, artifact.manifest.never_emitted_ids, threads)
+def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifact], Encoder] | None = None) -> FastAPI:
+    """The application; without `settings` they come from the environment. The model is loaded when it starts.
 
-
-def create_app(
-    settings: Settings | None = None, build_encoder: Callable[[Artifact, int], Encoder] = openvino_encoder
-) -> FastAPI:
-    """The application; without `settings` they come from the environment. The model is loaded when it starts."""
+    `build_encoder` makes the encoder of each checkpoint; without it, the settings choose.
+    """
     settings = settings or Settings()
     configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
-
-    def build(artifact: Artifact) -> Encoder:
-        return build_encoder(artifact, settings.encoder_threads)
+    build = build_encoder or partial(
+        select_encoder,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.encoder_threads,
+        cache_dir=_cache_dir(settings),
+    )
+    try:
+        keys = ApiKeys(settings.api_keys, settings.api_keys_file)
+    except ValueError as error:
+        raise SystemExit(f"wrong settings: {error}") from error
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,23 +83,32 @@ def create_app(
         except (ArtifactError, CheckpointError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
+        max_batch_tokens = settings.max_batch_tokens
+        if max_batch_tokens is None:
+            max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.checkpoint)
         engine = Engine(
             metrics,
-            max_batch_tokens=settings.max_batch_tokens,
+            max_batch_tokens=max_batch_tokens,
+            query_cache_size=settings.query_cache_size,
             max_texts_in_flight=settings.max_texts_in_flight,
             request_timeout_seconds=settings.request_timeout_seconds,
         )
-        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight)
-        limits = Limits(**{name: getattr(settings, name) for name in Limits.__dataclass_fields__})
+        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight, queue_tokens=lambda: engine.queue_tokens)
+        chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}
+        limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
         key = settings.admin_key.get_secret_value() if settings.admin_key else None
-        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key)
+        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
+        watching = asyncio.create_task(keys.watch())
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
             yield
+        watching.cancel()
         if stored:
             await stored.stop()
         await engine.stop()
+        if tracing:
+            await asyncio.to_thread(tracing.shutdown)
 
     app = FastAPI(
         title="Sparse encoder",
@@ -84,19 +117,37 @@ def create_app(
         redirect_slashes=False,  # OpenSearch does not follow redirects
         redoc_url=None,
     )
+    app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[\s,]+", settings.cors_origins.strip()), **CORS)
+    tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
+    app.include_router(info.router)
+    app.include_router(tei.router)
     app.include_router(admin.router)
     install_error_handlers(app)
     return app
 
 
+def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
+    try:
+        from app.tracing import TracingMiddleware, exporting_to
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"--otlp-endpoint needs the extra otel ({error}): pip install -e '.[otel]'") from error
+    provider = exporting_to(endpoint)
+    app.add_middleware(TracingMiddleware, provider=provider)
+    return provider
+
+
 def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
-    with open_artifact(settings.model, settings.cache_dir) as artifact:
-        check_lengths(artifact.manifest, _rules(settings))
-        checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
-        check_golden(checkpoint)
-        return checkpoint
+    choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
+    exact = partial(OpenVINOEncoder, precision="f32", threads=settings.encoder_threads)
+    artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
+    check_lengths(artifact.manifest, _rules(settings))
+    checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
+    check_golden(checkpoint)
+    return checkpoint
 
 
 def _source(settings: Settings, url: str) -> Source:
@@ -104,11 +155,15 @@ def _source(settings: Settings, url: str) -> Source:
         url=url,
         alias=settings.alias,
         poll_seconds=settings.poll_seconds,
-        cache_dir=(settings.cache_dir or default_cache_dir()).absolute(),
+        cache_dir=_cache_dir(settings),
         request_timeout_seconds=settings.request_timeout_seconds,
         dotted_tokens=settings.dotted_tokens,
         rules=_rules(settings),
     )
+
+
+def _cache_dir(settings: Settings) -> Path:
+    return (settings.cache_dir or default_cache_dir()).absolute()
 
 
 def _rules(settings: Settings) -> Rules:

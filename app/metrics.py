@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -12,6 +12,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _NAMESPACE = "sparse_encoder"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_BATCH_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_ACTIVE_TOKENS = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Metrics:
@@ -20,14 +23,24 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = self._counter("requests", "Requests answered.", "path", "status")
+        self.request_seconds = self._histogram("request_seconds", "Seconds from headers to answer.", _SECONDS, "path")
+        self.refusals = self._counter("refusals", "Requests that got an error instead, by its type.", "reason")
         self.texts = self._counter("texts", "Texts encoded.", "input_type")
         self.tokens = self._counter("tokens", "Tokens encoded, special ones included.")
         self.padding_tokens = self._counter("padding_tokens", "Tokens computed only because batches are padded.")
         self.truncated_texts = self._counter("truncated_texts", "Texts whose end did not fit the model.")
         self.abandoned_texts = self._counter("abandoned_texts", "Texts whose request ended before they were encoded.")
+        self.shared_texts = self._counter("shared_texts", "Texts answered by an identical one that was in flight.")
+        self.query_cache_hits = self._counter("query_cache_hits", "Queries answered by the vectors of recent ones.")
+        self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no memory for.")
         self.failed_batches = self._counter("failed_batches", "Batches on which the encoder failed.")
         self.stage_seconds = self._histogram("stage_seconds", "Seconds of a request in each stage.", _SECONDS, "stage")
         self.batch_texts = self._histogram("batch_texts", "Texts of one encoder run.", _TEXTS)
+        self.batch_tokens = self._histogram("batch_tokens", "Tokens of one encoder run.", _BATCH_TOKENS)
+        self.batch_fill = self._histogram("batch_fill", "Share of max_batch_tokens that a run used.", _SHARES)
+        self.active_tokens = self._histogram(
+            "active_tokens", "Tokens of one text's vector before top_k.", _ACTIVE_TOKENS, "input_type"
+        )
         self.swaps = self._counter("swaps", "Attempts to serve another version: served, or why not.", "result")
         self.swap_stage_seconds = self._histogram(
             "swap_stage_seconds", "Seconds of loading a version in each stage.", _SECONDS, "stage"
@@ -36,10 +49,27 @@ class Metrics:
         self.resident = self._gauge("resident", "1 for each version in memory.", "version")
         self.model = self._gauge("model", "1 for the version that is served.", "version")
         self._texts_in_flight = self._gauge("texts_in_flight", "Texts accepted and not yet answered.")
+        self._queue_tokens = self._gauge("queue_tokens", "Tokens of the texts that wait for the encoder.")
+        ProcessCollector(registry=self.registry)  # memory and CPU of the process, under the names that all services use
 
-    def watch(self, *, texts_in_flight: Callable[[], int]) -> None:
-        """Calls `texts_in_flight` for each rendering."""
+    def watch(self, *, texts_in_flight: Callable[[], int], queue_tokens: Callable[[], int]) -> None:
+        """Calls these for each rendering."""
         self._texts_in_flight.set_function(texts_in_flight)
+        self._queue_tokens.set_function(queue_tokens)
+
+    def count_batch(self, tokens: Sequence[int], max_batch_tokens: int) -> None:
+        """One encoder run of texts with so many `tokens` each."""
+        used = sum(tokens)
+        self.batch_texts.observe(len(tokens))
+        self.batch_tokens.observe(used)
+        self.batch_fill.observe(used / max_batch_tokens)
+        self.padding_tokens.inc(len(tokens) * max(tokens) - used)
+
+    def count_answer(self, input_type: str, active_tokens: Iterable[int], write_seconds: float) -> None:
+        """Vectors with so many `active_tokens` each, and the time it took to write them."""
+        for count in active_tokens:
+            self.active_tokens.labels(input_type).observe(count)
+        self.stage_seconds.labels("write").observe(write_seconds)
 
     def render(self) -> bytes:
         """The text that `GET /metrics` answers with, in `CONTENT_TYPE`."""

@@ -10,7 +10,7 @@ TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
 INPUT_TYPE_NAMES = ("input_type", "content_type")
 
 
-def _check_texts(value: object) -> list[str]:
+def check_texts(value: object) -> list[str]:
     """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces."""
     if isinstance(value, str):
         return [value]
@@ -36,7 +36,7 @@ class EncodeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    texts: Annotated[list[str], PlainValidator(_check_texts, json_schema_input_type=list[str] | str)] = Field(
+    texts: Annotated[list[str], PlainValidator(check_texts, json_schema_input_type=list[str] | str)] = Field(
         validation_alias=AliasChoices(*TEXTS_NAMES),
         description="The texts to encode. May also be called inputs, input or text_docs.",
     )
@@ -60,6 +60,9 @@ class EncodeRequest(BaseModel):
         None,
         max_length=128,
         description="Model version or alias; without it, the one served. May also be ?version= or X-Model-Version.",
+    )
+    truncate: Annotated[Literal["end", "error"], BeforeValidator(_lower)] = Field(
+        "end", description="What becomes of a text that is longer than the model reads: loses its end, or an error."
     )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 

@@ -23,12 +23,20 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    model: Path | None = Field(
-        default=None, description="Directory of a published artifact; without it, the embedded model."
+    model: str | None = Field(
+        default=None,
+        description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
+        "embedded model.",
+    )
+    max_length_document: int | None = Field(
+        default=None, ge=3, description="Tokens of a document, for a --model that is no artifact of this project."
+    )
+    max_length_query: int | None = Field(
+        default=None, ge=3, description="Tokens of a query, for a --model that is no artifact of this project."
     )
     cache_dir: Path | None = Field(
         default=None,
-        description="Directory for what is unpacked or downloaded; without it, the user's cache directory.",
+        description="Directory for what is converted or downloaded; without it, the user's cache directory.",
     )
     store: str | None = Field(
         default=None, description="Directory or fsspec URL of published versions, instead of --model; watched."
@@ -53,6 +61,13 @@ class Settings(BaseSettings):
         le=1,
         description="Share of ten heaviest words that a new version has in common with the one served, at least.",
     )
+    api_keys: str = Field(
+        default="",
+        description="Clients that may ask, NAME:SHA256 each (`python -m app.access NAME`); without, anybody.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File with more of them, one a line; read again when it changes."
+    )
     admin_key: SecretStr | None = Field(
         default=None, description="Key of the /admin routes, sent as a bearer token; without one they are closed."
     )
@@ -60,15 +75,44 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reachable from other machines."
     )
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
+    ssl_certfile: Path | None = Field(
+        default=None, description="Certificate chain (PEM) for TLS; without it, plain HTTP."
+    )
+    ssl_keyfile: Path | None = Field(default=None, description="Private key (PEM) of the certificate.")
+    cors_origins: str = Field(
+        default="", description="Web origins whose pages may ask, separated by commas; * for all, empty for none."
+    )
+    client_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds that a client has for the headers of a request, again for its body, and again to read.",
+    )
     encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
-    max_batch_tokens: int = Field(
-        default=1024, ge=1, description="Tokens of one encoder run, padding included; more costs queries latency."
+    max_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens of one encoder run, padding included; without it, measured at the start.",
+    )
+    query_cache_size: int = Field(
+        default=4096, ge=0, description="Recent queries whose vectors are kept; 0 computes every one again."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, cuda, cuda:N or mps; auto takes a GPU if torch (extra `torch`) finds one.",
+    )
+    precision: Literal["auto", "f32", "bf16", "f16", "int8", "int8-static"] = Field(
+        default="auto",
+        description="f32, bf16, f16 (GPU) or int8 (CPU); auto takes the fastest that costs no retrieval quality.",
     )
     max_texts_per_request: int = Field(
         default=1024, ge=1, description="Texts in one request; more is refused with 413."
     )
     max_body_bytes: int = Field(
         default=8_000_000, ge=1, description="Bytes of one request body; more is refused with 413."
+    )
+    max_characters_per_text: int = Field(
+        default=1_000_000, ge=1, description="Characters of one text; more is refused with 413."
     )
     max_texts_in_flight: int = Field(
         default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."
@@ -92,6 +136,10 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: int = Field(
         default=60, ge=1, description="Seconds that accepted requests have to finish once listening has ended."
     )
+    otlp_endpoint: str | None = Field(
+        default=None, description="OpenTelemetry collector for traces, such as http://collector:4318; extra otel."
+    )
+    log_texts: bool = Field(default=False, description="Write the texts of each request into the log.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe level logged."
     )
@@ -105,4 +153,8 @@ class Settings(BaseSettings):
             )
         if self.model and self.store:
             raise ValueError("model and store both say what to serve: give one of them")
+        if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
+            raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
+        if self.store and (self.max_length_document or self.max_length_query):
+            raise ValueError("the versions of a store say their own lengths: leave out those of documents and queries")
         return self

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from app.checkpoints import CheckpointError
-from app.loading import Loader, Refused, Superseded
+from app.loading import STAGES, Loader, Refused, Superseded
 from app.metrics import Metrics
 from app.versions import Versions
 from app.watcher import Watcher
@@ -41,6 +41,8 @@ class Swapper:
         self._metrics = metrics
         self._followed: Alias | None = None  # as it was when its version came to be served
         self._refused: Alias | None = None
+        for result in ("served", "superseded", "store_unreachable", *(f"refused_{stage}" for stage in STAGES)):
+            metrics.swaps.labels(result)  # a rate needs the zero before the first one
 
     async def start(self) -> None:
         """Serves the version of the alias, or else the newest one before it that can be served.

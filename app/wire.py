@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
+from sparse_encoder.token_ids import MAX_TOKEN_IDS
 from sparse_encoder.vector import SparseVector
 
 Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or None for one that is never written
@@ -17,6 +18,12 @@ Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or 
 
 #: What becomes of a token with a dot in it, on both sides: left out, or written with a one dot leader (U+2024).
 DottedTokens = Literal["drop", "replace"]
+
+
+class Writer(Protocol):
+    """Makes the JSON of one vector."""
+
+    def __call__(self, vector: SparseVector, keys: Keys, max_weight: float) -> str: ...
 
 
 def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
@@ -49,9 +56,15 @@ def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Ke
 def keys_of_formats(
     vocabulary: Sequence[str], token_ids: Mapping[str, int], dotted: DottedTokens
 ) -> Mapping[str, Keys]:
-    """By the name that a request gives the format: see `word_keys` and `token_id_keys`."""
+    """By the name that a request gives the format: see `word_keys` and `token_id_keys`.
+
+    Without token ids if the vocabulary has more than such a field can hold and no table of its own.
+    """
     words = word_keys(vocabulary, dotted)
-    return {"word": words, "lexical": words, "token_id": token_id_keys(vocabulary, token_ids)}
+    keys = {"word": words, "lexical": words}
+    if token_ids or len(vocabulary) <= MAX_TOKEN_IDS:
+        keys["token_id"] = token_id_keys(vocabulary, token_ids)
+    return keys
 
 
 def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
@@ -59,3 +72,13 @@ def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
     pairs = zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
     items = [f"{key}{min(weight, max_weight):.5g}" for token_id, weight in pairs if (key := keys[token_id]) is not None]
     return "{" + ",".join(items) + "}"
+
+
+def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> str:
+    """`[{"index":token id,"value":weight},...]` by ascending id; `keys` are those of token ids."""
+    pairs = [
+        (int(key[1:-2]), min(weight, max_weight))  # the key is `"123":`
+        for token_id, weight in zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
+        if (key := keys[token_id]) is not None
+    ]
+    return "[" + ",".join(f'{{"index":{index},"value":{weight:.5g}}}' for index, weight in sorted(pairs)) + "]"

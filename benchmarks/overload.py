@@ -1,6 +1,6 @@
 """Ten times as many requests as one service can encode: is each answered within its deadline, or refused at once?
 
-    python benchmarks/overload.py [--seconds 10] [--times 10] [--model DIR]
+    python -m benchmarks.overload [--seconds 10] [--times 10] [--model DIR] [--start JSON]
 
 First measures what the service encodes when it is just busy, then sends that many times `--times`, evenly, whether
 answers come or not. The clients are one process on the same machine, so it needs a core of its own to be exact.
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+START = [sys.executable, "-m", "app"]
 DEADLINE_SECONDS = 5
 TEXTS = [
     "전세 보증금을 돌려받지 못하면",
@@ -55,6 +56,10 @@ async def capacity(client: httpx.AsyncClient, seconds: float) -> float:
             await ask(client, answers)
 
     await asyncio.gather(*(one() for _ in range(8)))
+    if not answers["200"]:
+        sys.exit(
+            f"not one of the requests before the overload was answered: { {k: len(v) for k, v in answers.items()} }"
+        )
     return len(answers["200"]) / (time.perf_counter() - started)
 
 
@@ -78,7 +83,7 @@ def report(answers: Answers, rate: float) -> int:
 
 
 async def measure(options: argparse.Namespace) -> int:
-    command = [sys.executable, "-m", "app", "--port", "0", "--request-timeout-seconds", str(DEADLINE_SECONDS)]
+    command = [*options.start, "--port", "0", "--request-timeout-seconds", str(DEADLINE_SECONDS)]
     command += ["--max-texts-in-flight", "256", "--max-texts-per-request", "64"]
     command += ["--model", str(options.model)] if options.model else []
     service = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
@@ -112,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--times", type=float, default=10)
     parser.add_argument("--model", type=Path, help="a published checkpoint; without it, the embedded one")
+    parser.add_argument("--start", type=json.loads, default=START, help="the service's command, a JSON list")
     return asyncio.run(measure(parser.parse_args(arguments)))
 
 

@@ -22,8 +22,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from app.checkpoints import open_artifact
-from sparse_encoder.artifact import MANIFEST
+from app.checkpoints import EMBEDDED
+from sparse_encoder.artifact import MANIFEST, read_artifact
+from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store
 from tests.app.server import Server, running
 from tests.app.soak import resident_bytes, serves, versions
@@ -180,7 +181,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of the encoder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="directory for JSON and plot")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory, open_artifact(options.model, None) as artifact:
+    with tempfile.TemporaryDirectory() as directory:
+        model = options.model or unpack(EMBEDDED, Path(directory) / "model").path
+        artifact = read_artifact(model)
         store = Store(str(Path(directory) / "store"))
         for version in ("a", "b"):
             copy = Path(directory) / version

@@ -1,6 +1,8 @@
 """Builds the image, runs its own command as its user on a read-only root without a network, encodes, and stops it.
 
-    python scripts/image_check.py [--base-image IMAGE]
+    python scripts/image_check.py [--base-image IMAGE] [--load]
+
+--load also starts it under load: a rolling restart of two behind nginx, and ten times what one can encode.
 
 Needs root, buildah, util-linux; and debootstrap, unless --base-image names an image that can be pulled. Nothing of it
 needs a container engine or a daemon. The base made by debootstrap is kept in the user's cache directory.
@@ -32,6 +34,10 @@ PACKAGES = "python3,python3-venv,ca-certificates"
 TAG = "localhost/sparse-encoder:check"
 COPIED = re.compile(r"COPY --from=build ")  #: in the last stage
 PROBE = Path(__file__).with_name("image_probe.py")
+BENCHMARKS = (  #: with --load
+    ("-m", "benchmarks.rolling_restart", "--inside-the-namespace"),
+    ("-m", "benchmarks.overload"),
+)
 
 
 class CheckFailed(Exception):
@@ -153,16 +159,20 @@ def check_contents(root: Path, config: Mapping[str, Any]) -> None:
         raise CheckFailed(f"the image should not hold {found}; anyone may change {[str(p) for p in writable[:5]]}")
 
 
-def run_as_the_engine_would(root: Path, config: Mapping[str, Any]) -> None:
-    """The probe starts the image's command in namespaces of its own: no network but loopback, no other process."""
+def run_as_the_engine_would(root: Path, config: Mapping[str, Any], *program: str) -> None:
+    """The probe starts the image's command in namespaces of its own: no network but loopback, no other process.
+
+    With `program` that is started instead, and told the command.
+    """
     unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
-    command = (*unshare, sys.executable, str(PROBE), str(root), json.dumps(config))
-    if subprocess.run(command, check=False).returncode:
+    command = (*unshare, sys.executable, str(PROBE), str(root), json.dumps(config), *program)
+    if subprocess.run(command, check=False, cwd=ROOT).returncode:
         raise CheckFailed("the container did not do what it should: see above")
 
 
-def check(base_image: str | None) -> None:
-    needed = ["buildah", "unshare", "setpriv", "git"] + (["debootstrap"] if base_image is None else [])
+def check(base_image: str | None, load: bool) -> None:
+    needed = ["buildah", "unshare", "setpriv", "git", "ip"]
+    needed += ["debootstrap"] * (base_image is None) + ["nginx"] * load
     missing = [name for name in needed if not shutil.which(name)]
     if missing or os.geteuid() != 0:
         raise CheckFailed(f"needs root and {', '.join(needed)}; missing: {', '.join(missing) or 'root'}")
@@ -175,14 +185,18 @@ def check(base_image: str | None) -> None:
             print_sizes(root)
             check_contents(root, config)
             run_as_the_engine_would(root, config)
+            for benchmark in BENCHMARKS if load else ():
+                print(f"\n{benchmark[1]}", flush=True)
+                run_as_the_engine_would(root, config, *benchmark)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-image", help="an image with Python 3.11 to pull, instead of one made by debootstrap")
+    parser.add_argument("--load", action="store_true", help="also start it under load; needs nginx")
     options = parser.parse_args(arguments)
     try:
-        check(options.base_image)
+        check(options.base_image, options.load)
     except CheckFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

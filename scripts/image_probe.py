@@ -1,6 +1,8 @@
 """Runs inside new namespaces: starts a container's command on its root, read-only, and asks it what it must answer.
 
-unshare --mount --net --pid --fork python scripts/image_probe.py ROOT CONFIG_JSON
+unshare --mount --net --pid --fork python scripts/image_probe.py ROOT CONFIG_JSON [PROGRAM ...]
+
+With PROGRAM, a benchmark, the container is not asked here: the program gets the container's command as `--start`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,13 @@ def require(condition: bool, what: str) -> None:
         sys.exit(f"error: {what}")
 
 
+def run_with_its_command(root: Path, config: Mapping[str, Any], program: Sequence[str]) -> int:
+    """Exit code of `program`, which starts the container itself."""
+    start = json.dumps(command(root, config, *config["Entrypoint"], *(config.get("Cmd") or [])))
+    return subprocess.run([sys.executable, *program, "--start", start], check=False).returncode
+
+
 def probe(root: Path, config: Mapping[str, Any]) -> None:
-    prepare(root)
     shell = ["python", "-c"]
     attempt = command(root, config, *shell, "open('/opt/written', 'w')")
     refused = subprocess.run(attempt, capture_output=True, text=True, check=False)
@@ -104,5 +111,14 @@ def probe(root: Path, config: Mapping[str, Any]) -> None:
         service.kill()
 
 
+def main() -> int:
+    root, config, program = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+    prepare(root)
+    if program:
+        return run_with_its_command(root, config, program)
+    probe(root, config)
+    return 0
+
+
 if __name__ == "__main__":
-    probe(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    sys.exit(main())

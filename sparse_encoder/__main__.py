@@ -1,4 +1,8 @@
-"""`python -m sparse_encoder store URL ...`: look at a store of published versions, and decide what services follow."""
+"""`python -m sparse_encoder`: a store of published versions, and checkpoints of others.
+
+`store URL ...` looks at a store and decides what services follow; `inspect` says what a checkpoint is and whether it
+will be served; `convert` writes it as an artifact.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,16 @@ import argparse
 import sys
 
 from sparse_encoder.artifact import ArtifactError
+from sparse_encoder.checkpoint import commands as checkpoint
 from sparse_encoder.store import Store, StoreError, who
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparse_encoder", description=__doc__)
-    store = parser.add_subparsers(dest="what", required=True).add_parser("store", help="published versions")
+    what = parser.add_subparsers(dest="what", required=True)
+    checkpoint.add_parsers(what)
+    store = what.add_parser("store", help="published versions")
+    store.set_defaults(run=_run)
     store.add_argument("url", help="directory or fsspec URL, such as s3://bucket/models")
     commands = store.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="versions, aliases, and the services that hold them")
@@ -78,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        _run(options)
+        options.run(options)
     except (StoreError, ArtifactError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -32,6 +32,23 @@ REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
 InputType = Literal["document", "query"]
+#: As `config.json` names it; the weights have the names that transformers gives them.
+Architecture = Literal[
+    "BertForMaskedLM",
+    "CamembertForMaskedLM",
+    "DistilBertForMaskedLM",
+    "ElectraForMaskedLM",
+    "ModernBertForMaskedLM",
+    "RobertaForMaskedLM",
+    "XLMRobertaForMaskedLM",
+]
+#: Of each logit: log(1 + relu(x)), or log(1 + log(1 + relu(x))).
+Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+#: Over a text's positions, of what the activation gives.
+Pooling = Literal["max", "sum"]
+
+#: Output bias of what is never emitted, so that other software that runs the weights does not emit it either.
+CLOSED_BIAS = -1e4
 
 # No separator and no leading dot: such a name stays in its directory. A model version also travels in an HTTP header.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -71,8 +88,9 @@ class Description:
     """
 
     version: str  #: model version id, such as "ko-v0-20261124-ab12cd34"
-    architecture: Literal["BertForMaskedLM"]
-    activation: Literal["log1p_relu"]
+    architecture: Architecture
+    activation: Activation
+    pooling: Pooling = "max"
     max_length_document: int  #: tokens, with the special ones
     max_length_query: int  #: tokens, with the special ones
     vocabulary_size: int
@@ -124,6 +142,10 @@ class Manifest(Description):
         return sorted(name for name in self.files if name.endswith(WEIGHTS_SUFFIX))
 
     @property
+    def weight_bytes(self) -> int:
+        return sum(self.files[name].bytes for name in self.weight_files)
+
+    @property
     def vocabulary_sha256(self) -> str:
         """What the keys of vectors depend on: an index built by one version serves another of equal value."""
         tables = (TOKENIZER, TOKEN_IDS)
@@ -131,9 +153,14 @@ class Manifest(Description):
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """:raises ArtifactError: if `evaluation` is no JSON (NaN, say)."""
+        """What a default says already is left out, so that software from before the field still reads the manifest.
+
+        :raises ArtifactError: if `evaluation` is no JSON (NaN, say).
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        document = {name: value for name, value in dataclasses.asdict(self).items() if value != defaults[name]}
         try:
-            return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+            return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         except (TypeError, ValueError) as error:
             raise ArtifactError(
                 f"the evaluation figures are no JSON ({error}): use finite numbers and strings"
@@ -203,20 +230,27 @@ def write_artifact(target: Path, fill: Callable[[Path], None], describe: Callabl
     """
     with new_directory(target) as directory:
         fill(directory)
-        description = describe(directory)
-        files = {entry.name: file_record(Path(entry)) for entry in _plain_files(directory) if entry.name != MANIFEST}
-        if TOKENIZER not in files:
-            raise ArtifactError(f"an artifact needs {TOKENIZER}: add the file and publish again")
-        manifest = Manifest(
-            **{field.name: getattr(description, field.name) for field in dataclasses.fields(Description)},
-            format_version=FORMAT_VERSION,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            files=files,
-            tokenizer_sha256=files[TOKENIZER].sha256,
-        )
+        manifest = describe_files(directory, describe(directory))
         (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         read_artifact(directory)
     return target
+
+
+def describe_files(directory: Path, description: Description) -> Manifest:
+    """The manifest of what lies in `directory` now.
+
+    :raises ArtifactError: if that is no artifact.
+    """
+    files = {entry.name: file_record(Path(entry)) for entry in _plain_files(directory) if entry.name != MANIFEST}
+    if TOKENIZER not in files:
+        raise ArtifactError(f"an artifact needs {TOKENIZER}: add the file and publish again")
+    return Manifest(
+        **{field.name: getattr(description, field.name) for field in dataclasses.fields(Description)},
+        format_version=FORMAT_VERSION,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=files,
+        tokenizer_sha256=files[TOKENIZER].sha256,
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -331,9 +365,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         types = get_type_hints(kind)
-        if value.keys() != types.keys():
+        defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        if not types.keys() - defaults <= value.keys() <= types.keys():
             raise ArtifactError(
-                f"{where} lacks the fields {sorted(types.keys() - value.keys())} and has the unknown fields "
+                f"{where} lacks the fields {sorted(types.keys() - defaults - value.keys())} and has the unknown fields "
                 f"{sorted(value.keys() - types.keys())}: publish the model again"
             )
         return kind(**{name: _build(types[name], item, f"{where}: {name}") for name, item in value.items()})

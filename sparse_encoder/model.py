@@ -84,11 +84,17 @@ def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
     if hasattr(mlm, "lm_head") and hasattr(mlm.lm_head, "dense"):  # RoBERTa, XLM-R
         dense, norm = mlm.lm_head.dense, mlm.lm_head.layer_norm
         return lambda states: norm(nn.functional.gelu(dense(states)))
-    raise ValueError(f"{type(mlm).__name__}: its head is not known; BERT, ModernBERT and RoBERTa heads are")
+    if hasattr(mlm, "generator_predictions"):  # ELECTRA
+        generator: Callable[[Tensor], Tensor] = mlm.generator_predictions
+        return generator
+    if hasattr(mlm, "vocab_transform"):  # DistilBERT
+        return lambda states: mlm.vocab_layer_norm(mlm.activation(mlm.vocab_transform(states)))
+    known = "BERT, ModernBERT, RoBERTa, ELECTRA and DistilBERT"
+    raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
 
 
 class SpladeModel(nn.Module):
-    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, and what shares their heads.
+    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads.
 
     ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
     every id is computed.

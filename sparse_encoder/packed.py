@@ -25,6 +25,7 @@ from sparse_encoder.artifact import (
     Artifact,
     ArtifactError,
     ArtifactExistsError,
+    file_record,
     new_directory,
     read_artifact,
     read_manifest,
@@ -111,6 +112,21 @@ def unpack(packed: Path, out: Path) -> Artifact:
             f"{out} holds model {artifact.manifest.version}, not {manifest.version}: delete it, or choose another path"
         )
     return artifact
+
+
+def read_packed(packed: Path) -> Artifact:
+    """The packed artifact at `packed`, to be read as it is by `Weights`.
+
+    Its files are checked against the manifest, but for the weights, whose hash only `unpack` can see: who encodes with
+    them compares golden vectors.
+
+    :raises ArtifactError: if a file is missing or changed.
+    """
+    manifest = read_manifest(packed)
+    for name in manifest.files.keys() - set(manifest.weight_files):
+        if not (packed / name).is_file() or file_record(packed / name) != manifest.files[name]:
+            raise ArtifactError(f"{packed / name} is missing or was changed: install the package again")
+    return Artifact(packed, manifest)
 
 
 def _packed_tensors(weights: Path) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -29,8 +29,11 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         """Takes `backend` over and clears its own truncation and padding, which are state that threads would share.
 
-        :raises ValueError: if the vocabulary has no [PAD] token or has ids without a token.
+        It is padded with the id that `backend` pads with, or else with [PAD].
+
+        :raises ValueError: if it says neither, or the vocabulary has ids without a token.
         """
+        padding = backend.padding
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
@@ -40,9 +43,11 @@ class Tokenizer:
         self.vocabulary: Sequence[str] = tuple(filter(None, map(backend.id_to_token, range(size))))
         if len(self.vocabulary) != size:
             raise ValueError(f"the vocabulary has ids without a token: {size} tokens must have the ids 0 to {size - 1}")
-        pad_id = backend.token_to_id(PAD_TOKEN)
-        if pad_id is None:
-            raise ValueError(f"the vocabulary has no {PAD_TOKEN} token: add it to tokenizer.json")
+        pad_id = padding["pad_id"] if padding else backend.token_to_id(PAD_TOKEN)
+        if pad_id is None or pad_id >= size:
+            raise ValueError(
+                f"the vocabulary has no {PAD_TOKEN} token: add it to tokenizer.json, or name another one in its padding"
+            )
         self.pad_id: int = pad_id
 
     @classmethod

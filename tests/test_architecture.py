@@ -12,21 +12,39 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
+# They import torch; the service takes only the encoder of GPUs, and only where there is one.
+TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference", "app.encoders.torch_encoder"}
 WEB = {"fastapi", "starlette", "uvicorn"}
-EDGE = {"app.admin", "app.api", "app.main", "app.middleware"}
+EDGE = {"app.admin", "app.api", "app.info", "app.main", "app.middleware", "app.tei", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
     "sparse_encoder/tokenizer.py": {"sparse_encoder", *TORCH},
     "sparse_encoder/vector.py": {"sparse_encoder", *TORCH},
     "sparse_encoder/packed.py": TORCH,
+    # A checkpoint of others is data. Torch computes reference vectors only, and makes a tokenizer that has no file yet.
+    **{
+        f"sparse_encoder/checkpoint/{module}.py": TORCH
+        for module in ("config", "convert", "directory", "locate", "query_weights", "shapes", "source", "weights")
+    },
     "training": {"app", *WEB},
-    "app": {"training", "sparse_encoder.model", *TORCH},
+    "app": {"training", "sparse_encoder.model", "sparse_encoder.checkpoint.reference"},
     # Inside app imports go down only: main, then admin, api and middleware, stored (pins, swap, loading, watcher,
     # gates), engine and versions, checkpoints, encoders, and these leaves.
     **{
         f"app/{leaf}.py": {"app"}
-        for leaf in ("errors", "lifecycle", "logs", "memory", "metrics", "schemas", "settings", "wire")
+        for leaf in (
+            "access",
+            "client",
+            "errors",
+            "lifecycle",
+            "logs",
+            "memory",
+            "metrics",
+            "schemas",
+            "settings",
+            "wire",
+        )
     },
     # The command line for OpenSearch talks to the service over HTTP, like anybody.
     "app/opensearch": {
@@ -36,6 +54,7 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
     "app/batching.py": {"app", "asyncio", "threading", "time"},
     "app/encoders": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
+    "app/conversion.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
     "app/checkpoints.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
     "app/versions.py": {*EDGE, *FROM_A_STORE, "app.engine"},
     "app/engine.py": {*EDGE, *FROM_A_STORE, "app.versions", "app.schemas"},
@@ -47,7 +66,12 @@ FORBIDDEN = {  # package or module -> what it must not import
     "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
     "app/stored.py": {*EDGE, "app.engine"},
     "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
-    "app/api.py": {"app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
+    "app/slow_clients.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
+    "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
+    "app/bodies.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
+    "app/info.py": {"app.admin", "app.encoders", "app.main", "app.middleware", "app.tei"},
+    "app/tei.py": {"app.admin", "app.encoders", "app.engine", "app.info", "app.main", "app.middleware"},
+    "app/api.py": {"app.info", "app.tei", "app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
     "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
 }
 MODULES_OF_THE_WEB = {
@@ -55,8 +79,13 @@ MODULES_OF_THE_WEB = {
     "app/main.py",
     "app/admin.py",
     "app/api.py",
+    "app/bodies.py",
+    "app/info.py",
+    "app/tei.py",
     "app/errors.py",
     "app/middleware.py",
+    "app/slow_clients.py",
+    "app/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
 MOST_LINES = 400
@@ -119,6 +148,11 @@ def test_nothing_imports_the_tests() -> None:
     assert [name(path) for path in sources() if imports_any(path, {"tests"})] == []
 
 
+def test_torch_is_known_to_the_encoder_of_gpus_and_to_what_chooses_it() -> None:
+    users = {name(path) for path in modules("app") if {module.split(".")[0] for module in imported(path)} & TORCH}
+    assert users == {"app/encoders/torch_encoder.py", "app/encoders/select.py"}
+
+
 def test_the_environment_is_read_by_the_settings_only() -> None:
     readers = {name(path) for path in sources() if {"environ", "getenv"} & identifiers(path)}
     assert readers <= {"app/settings.py"}
@@ -167,10 +201,15 @@ def modules_loaded_by(*names: str) -> set[str]:
 
 
 def test_importing_the_service_does_nothing_and_loads_neither_torch_nor_telemetry() -> None:
-    paths = [path for path in (*modules("app"), *modules("sparse_encoder")) if name(path) != "sparse_encoder/model.py"]
-    names = [name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths]
-    loaded = {module.split(".")[0] for module in modules_loaded_by(*names)}
+    paths = (*modules("app"), *modules("sparse_encoder"))
+    names = {name(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in paths}
+    assert names >= TORCH_MODULES
+    loaded = {module.split(".")[0] for module in modules_loaded_by(*sorted(names - TORCH_MODULES))}
     assert loaded & {"training", "tests", "openvino_telemetry", *TORCH} == set()
+
+
+def test_starting_the_service_loads_traces_and_stores_only_if_asked_for() -> None:
+    assert {"opentelemetry.sdk", "s3fs"} & modules_loaded_by("app.__main__") == set()
 
 
 def test_importing_the_training_package_does_nothing() -> None:

@@ -8,9 +8,15 @@ from training.evaluate import table
 _TEMPLATE = """---
 language: ko
 license: apache-2.0
-library_name: transformers
-pipeline_tag: feature-extraction
-tags: [sparse-encoder, splade, korean, opensearch]
+library_name: sentence-transformers
+pipeline_tag: feature-extraction{base_model}
+tags:
+- sentence-transformers
+- sparse-encoder
+- sparse
+- splade
+- korean
+- opensearch
 ---
 
 # {version}
@@ -20,9 +26,29 @@ inverted index can search. Architecture `{architecture}`, vocabulary {vocabulary
 
 ## Use
 
-Weight of word j: `log1p(relu(max over unmasked positions t of logits[t, j]))`. Any software that runs a BERT masked
-language model gives the same vectors; words that must not be emitted (particles, endings, punctuation, special tokens)
-are closed in the weights.
+Weight of word j: `log1p(relu(max over unmasked positions t of logits[t, j]))`; the relevance of a document to a query
+is the dot product of their vectors. At most {document} tokens for documents and {query} for queries. Words that must
+not be emitted (particles, endings, punctuation, special tokens) are closed in the weights, so all of the following give
+the same vectors.
+
+With `transformers`, by the class in `modeling_splade.py`:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+model = AutoModel.from_pretrained("path/to/this/directory", trust_remote_code=True).eval()
+inputs = tokenizer("손해배상", return_tensors="pt")
+with torch.no_grad():
+    sparse_repr, token_weights = model(**inputs)
+values, ids = sparse_repr[0].topk(20)
+for weight, token_id in zip(values.tolist(), ids.tolist()):
+    if weight > 0:
+        print(tokenizer.decode([token_id]).strip(), round(weight, 2))
+```
+
+With `transformers`, without any code from here:
 
 ```python
 import torch
@@ -39,7 +65,18 @@ for weight, token in zip(*weights.topk(10)):
     print(tokenizer.convert_ids_to_tokens(int(token)), round(float(weight), 2))
 ```
 
-At most {document} tokens for documents and {query} for queries.
+With `sentence-transformers`:
+
+```python
+from sentence_transformers import SparseEncoder
+
+model = SparseEncoder("path/to/this/directory")
+query = model.encode_query("손해배상")
+documents = model.encode_document(["고의로 남에게 손해를 끼친 사람은 배상할 책임이 있다."])
+print(model.similarity(query, documents), model.decode(query, top_k=10))
+```
+
+With the service that it is made for: `python -m app --model path/to/this/directory`, and OpenSearch.
 
 ## Examples
 
@@ -93,6 +130,7 @@ def model_card(description: Description, examples: dict[str, dict[str, float]], 
         limits=limits,
         citation=_E5_CITATION if "e5" in description.training.base else "",
         base=description.training.base,
+        base_model="" if description.training.base == "none" else f"\nbase_model: {description.training.base}",
         command=description.training.command,
         commit=description.training.commit,
         origin="\n".join(f"- {line}" for line in description.training.data_origin) or "- none named",

@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import (
+    CLOSED_BIAS,
     TOKEN_IDS,
+    Architecture,
     Description,
     GoldenVector,
     InputType,
@@ -26,6 +28,7 @@ from sparse_encoder.artifact import (
     write_artifact,
     write_golden,
 )
+from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS, GOLDEN_TOLERANCE
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import dequantise, pack, quantise
 from sparse_encoder.store import Store, who
@@ -37,29 +40,12 @@ from training.config import Config, RunError
 from training.data import TrainingData
 from training.encode import encode
 from training.gate import failed_gates
+from training.loaders import add_loaders
 from training.query_side import query_tokens
-from training.student import CLOSED_BIAS
 from training.vocabulary import SPECIAL_TOKENS, Roles
 
 _CALIBRATION_PAIRS = 1000
 _CALIBRATION_TOKENS = 256
-GOLDEN_TOLERANCE = 2e-3  #: f32 kernels of other runtimes differ in the last bits; after log1p by far less than this
-_GOLDEN_TEXTS = (
-    "손해배상",
-    "인공지능",
-    "당뇨병 치료 방법",
-    "부동산 임대차 계약 해지",
-    "전세 보증금을 돌려받지 못하면 어떻게 해야 하나요?",
-    "혈압이 높을 때 피해야 하는 음식",
-    "회사가 퇴직금을 늦게 지급하면 지연 이자를 받을 수 있다.",
-    "2024년부터 달라지는 육아휴직 급여 신청 절차",
-    "서울에서 부산까지 KTX로 두 시간 반이 걸린다.",
-    "김치를 담글 때는 배추를 소금물에 절인 뒤 고춧가루와 마늘, 젓갈로 만든 양념을 고루 바른다.",
-    "계약을 해제한 당사자는 상대방에게 원상회복을 청구할 수 있고, 손해가 있으면 그 배상도 함께 구할 수 있다.",
-    "machine learning으로 한국어 검색 품질을 높이는 방법",
-    "비타민 D가 부족하면 뼈가 약해지고 쉽게 피로를 느낀다.",
-    "환율이 오르면 수입 물가가 상승하여 소비자 부담이 커진다.",
-)
 
 
 @torch.no_grad()
@@ -102,12 +88,14 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     out.mkdir(parents=True)
     mlm.save_pretrained(str(out))
     if config.model.start == "pretrained":
-        AutoTokenizer.from_pretrained(config.model.checkpoint).save_pretrained(str(out))
+        own = AutoTokenizer.from_pretrained(config.model.checkpoint)
+        own.model_max_length = settings.max_length_document
+        own.save_pretrained(str(out))
     else:
         names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
         PreTrainedTokenizerFast(
             tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
-            model_max_length=mlm.config.max_position_embeddings,
+            model_max_length=settings.max_length_document,
             **{f"{name}_token": token for name, token in names.items()},
         ).save_pretrained(str(out))
     roles.save(out / "roles.json")
@@ -204,7 +192,7 @@ def write(
     roles = Roles.load(exported / "roles.json")
     tokenizer = Tokenizer.from_file(exported / "tokenizer.json")
     model = SpladeModel.from_pretrained(exported, roles.never_emitted)
-    texts = list(_GOLDEN_TEXTS)
+    texts = list(GOLDEN_TEXTS)
     lengths: dict[InputType, int] = {
         "document": config.publish.max_length_document,
         "query": config.publish.max_length_query,
@@ -222,7 +210,7 @@ def write(
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
         version=version,
-        architecture=type(model.mlm).__name__,
+        architecture=_architecture(model),
         activation="log1p_relu",
         max_length_document=config.publish.max_length_document,
         max_length_query=config.publish.max_length_query,
@@ -242,12 +230,23 @@ def write(
         for file in exported.iterdir():
             if file.name != "roles.json":
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
+        if _architecture(model) == "BertForMaskedLM":
+            add_loaders(directory)
         write_golden(directory / "golden.jsonl", golden)
         query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
         write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, previous_token_ids)
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
     return write_artifact(folder / version, fill, lambda _: description)
+
+
+def _architecture(model: SpladeModel) -> Architecture:
+    name = type(model.mlm).__name__
+    for known in get_args(Architecture):
+        if name == known:
+            architecture: Architecture = known
+            return architecture
+    raise RunError(f"{name} cannot be published: known are {', '.join(get_args(Architecture))}")
 
 
 def _base(config: Config) -> str:

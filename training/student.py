@@ -21,11 +21,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from sparse_encoder.artifact import CLOSED_BIAS
 from sparse_encoder.model import SpladeModel
 from training.config import ConfigError
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
 
-CLOSED_BIAS = -1e4  #: decoder bias of what must never be emitted
 _IDENTITY_SHARE = 0.6  #: standard deviation of an identity dimension relative to the e5 dimensions, at every layer
 _HEAD_SCALE = 0.7  #: input of the head's activation; with the shift below GELU works in its linear part
 _HEAD_SHIFT = 4.0

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
         )
+        command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the service wants")
     for command in (setup, teardown):
         command.add_argument("--dry-run", action="store_true", help="print the requests that would change something")
     setup.add_argument("--field", nargs="+", default=["text"], help="text fields to encode, each into NAME_sparse")
@@ -70,20 +71,26 @@ def _parser() -> argparse.ArgumentParser:
 def _connect(options: argparse.Namespace) -> Cluster:
     auth = None
     if options.user:
-        try:
-            file = options.password_file
-            password = (
-                file.read_text(encoding="utf-8").strip() if file else getpass.getpass(f"{options.user}'s password: ")
-            )
-        except OSError as error:
-            raise OpenSearchError(f"--password-file cannot be read: {error}") from error
+        password = _secret("--password-file", options.password_file) or getpass.getpass(f"{options.user}'s password: ")
         auth = (options.user, password)
     return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
 
 
+def _secret(flag: str, file: Path | None) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip() if file else None
+    except OSError as error:
+        raise OpenSearchError(f"{flag} cannot be read: {error}") from error
+
+
+def _service(options: argparse.Namespace) -> EncoderService:
+    return EncoderService(options.encoder, _secret("--api-key-file", options.api_key_file))
+
+
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
     """The query tokenizer of the artifact, which must be the one that the service encodes documents with."""
-    with open_artifact(artifact_dir, None) as artifact, tempfile.TemporaryDirectory() as directory:
+    artifact = open_artifact(artifact_dir)
+    with tempfile.TemporaryDirectory() as directory:
         info = service.info()
         served = info and info["model"]["version"]
         if served and served != artifact.manifest.version:
@@ -91,7 +98,7 @@ def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
                 f"{service.url} serves {served}, the artifact is {artifact.manifest.version}: give the artifact of "
                 f"{served} with --artifact"
             )
-        return _timeless(write_sparse_tokenizer(artifact.path, Path(directory) / "queries.zip"))
+        return _timeless(write_sparse_tokenizer(artifact, Path(directory) / "queries.zip"))
 
 
 def _timeless(file: Path) -> bytes:
@@ -114,8 +121,9 @@ def _setup(options: argparse.Namespace) -> None:
         chunks=options.chunks,
         batch_size=options.batch_size,
         model_version=options.model_version,
+        api_key=_secret("--api-key-file", options.api_key_file),
     )
-    service = EncoderService(options.encoder)
+    service = _service(options)
     encoder = service.describe()
     if service.info() is None:
         _say(f"{options.encoder} cannot be reached from here; perhaps the nodes can, which check will tell")
@@ -138,12 +146,11 @@ def _run(options: argparse.Namespace) -> None:
             _setup(options)
         case "check":
             with _connect(options) as cluster:
-                check(cluster, options.name, EncoderService(options.encoder), _say)
+                check(cluster, options.name, _service(options), _say)
         case "teardown":
             _teardown(options)
         case "export-tokenizer":
-            with open_artifact(options.artifact, None) as artifact:
-                _say(str(write_sparse_tokenizer(artifact.path, options.target)))
+            _say(str(write_sparse_tokenizer(open_artifact(options.artifact), options.target)))
 
 
 def _say(line: str) -> None:

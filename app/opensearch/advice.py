@@ -34,6 +34,10 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "at its default, and index the document anew",
     ),
     (
+        ("API key is missing or wrong",),
+        "the service wants a key: run setup with --api-key-file, which gives it to the connectors",
+    ),
+    (
         ("overloaded",),
         "the service is full and the connector's retries are used up: smaller bulks, or more instances of the service",
     ),

@@ -46,6 +46,7 @@ class Options:
     chunks: bool = False
     batch_size: int = 32  #: documents in one request of the ingest pipeline
     model_version: str | None = None  #: version or alias that the connectors ask for
+    api_key: str | None = field(default=None, repr=False)  #: of the service
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", self.name):
@@ -178,6 +179,9 @@ def _connector(options: Options, encoder: Encoder, name: str, texts: str, input_
     fields = {"input_type": input_type, "sparse_embedding_format": "${parameters.sparse_embedding_format}"}
     if options.model_version:
         fields["version"] = options.model_version
+    headers = {"Content-Type": "application/json"}
+    if options.api_key:
+        headers["Authorization"] = "Bearer ${credential.key}"
     return Resource(
         "connector",
         name,
@@ -194,13 +198,13 @@ def _connector(options: Options, encoder: Encoder, name: str, texts: str, input_
                 # The chunks of many documents must not exceed what the service takes at once.
                 "input_docs_processed_step_size": str(encoder.max_texts_per_request),
             },
-            "credential": {"key": "unused"},  # must not be empty
+            "credential": {"key": options.api_key or "unused"},  # must not be empty; OpenSearch keeps it encrypted
             "actions": [
                 {
                     "action_type": "predict",
                     "method": "POST",
                     "url": encode_url(options),
-                    "headers": {"Content-Type": "application/json"},
+                    "headers": headers,
                     "request_body": f'{{"texts": {texts}, {json.dumps(fields)[1:-1]}}}',
                 }
             ],

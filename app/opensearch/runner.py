@@ -183,6 +183,8 @@ class Runner:
     def _write(self, method: str, path: str, body: Body = None) -> Any:
         if not self._dry_run:
             return self._cluster.request(method, path, body)
+        if body and not isinstance(body, bytes) and "credential" in body:
+            body = {**body, "credential": "<not shown>"}
         shown = (
             f"<{len(body)} bytes>"
             if isinstance(body, bytes)

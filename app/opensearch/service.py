@@ -17,8 +17,9 @@ from app.opensearch.plan import Encoder
 class EncoderService:
     """The service at an address that the cluster's nodes know, and perhaps this machine."""
 
-    def __init__(self, url: str, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
         self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_seconds = timeout_seconds
 
     def info(self) -> Mapping[str, Any] | None:
@@ -27,9 +28,11 @@ class EncoderService:
         :raises OpenSearchError: if something else answers there.
         """
         try:
-            answer = httpx.get(f"{self.url}/info", timeout=5.0)
+            answer = httpx.get(f"{self.url}/info", headers=self._headers, timeout=5.0)
         except httpx.HTTPError:
             return None
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise OpenSearchError(f"{self.url} wants an API key, another than this: give it with --api-key-file")
         try:
             document: Mapping[str, Any] = answer.json()
             _ = document["model"]["version"], document["limits"]
@@ -41,7 +44,12 @@ class EncoderService:
 
     def encode(self, texts: Sequence[str], **fields: object) -> list[dict[str, float]]:
         """:raises OpenSearchError: if the service refuses."""
-        answer = httpx.post(f"{self.url}/encode", json={"texts": texts, **fields}, timeout=self._timeout_seconds)
+        answer = httpx.post(
+            f"{self.url}/encode",
+            json={"texts": texts, **fields},
+            headers=self._headers,
+            timeout=self._timeout_seconds,
+        )
         if not answer.is_success:
             raise OpenSearchError(f"{self.url}/encode answers {answer.status_code}: {answer.text}")
         vectors: list[dict[str, float]] = answer.json()

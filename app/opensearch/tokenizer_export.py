@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Decoder, Replace
 from tokenizers.normalizers import NFC, Normalizer, Sequence
 
-from sparse_encoder.artifact import TOKENIZER, ArtifactError, read_artifact
+from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactError
 from sparse_encoder.query_tokens import NEVER, QUERY_TOKENS, QueryTokens
 from sparse_encoder.token_ids import read_token_ids
 
@@ -27,29 +27,28 @@ IDF = "idf.json"  #: the name is fixed by OpenSearch
 ABOVE_ALL_TOKEN_IDS = 1 << 24
 
 
-def write_sparse_tokenizer(artifact_dir: Path, target: Path) -> Path:
-    """Writes the zip file `target`, for the artifact in `artifact_dir`; returns `target`.
+def write_sparse_tokenizer(artifact: Artifact, target: Path) -> Path:
+    """Writes the zip file `target`, for `artifact`; returns `target`.
 
     Tokens with a dot are dropped, as the service drops them by default.
 
-    :raises ArtifactError: if the artifact is damaged, has no query weights, or OpenSearch could not name its tokens.
+    :raises ArtifactError: if the artifact has no query weights, or OpenSearch could not name its tokens.
     """
-    artifact = read_artifact(artifact_dir)
-    tokenizer = Tokenizer.from_file(str(artifact_dir / TOKENIZER))
+    tokenizer = Tokenizer.from_file(str(artifact.path / TOKENIZER))
     kind = json.loads(tokenizer.to_str())["model"]["type"]
     if kind != "WordPiece":
         raise ArtifactError(
             f"{artifact.manifest.version} has a {kind} tokenizer, whose tokens SPARSE_TOKENIZE of OpenSearch cannot "
             "tell apart: encode its queries by the service instead"
         )
-    tokens = QueryTokens.read(artifact_dir, artifact.manifest.vocabulary_size)
+    tokens = QueryTokens.read(artifact.path, artifact.manifest.vocabulary_size)
     if tokens is None:
         raise ArtifactError(
             f"{artifact.manifest.version} has no {QUERY_TOKENS}, so its queries need the encoder: encode them by the "
             "service instead, or publish the model again"
         )
     vocabulary = [str(tokenizer.id_to_token(token_id)) for token_id in range(tokenizer.get_vocab_size())]
-    token_ids = read_token_ids(artifact_dir) or {token: token_id for token_id, token in enumerate(vocabulary)}
+    token_ids = read_token_ids(artifact.path) or {token: token_id for token_id, token in enumerate(vocabulary)}
     document = json.loads(tokenizer.to_str())
     ids = document["model"]["vocab"]
     for special in document["added_tokens"]:

@@ -65,7 +65,7 @@ def _other_tokenizer(directory: Path) -> None:
 
 def _other_architecture(directory: Path) -> None:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    (directory / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}), encoding="utf-8")
+    (directory / "config.json").write_text(json.dumps({**config, "hidden_act": "tan"}), encoding="utf-8")
 
 
 #: What is broken -> (done to the files before or after the manifest was written, the stage that finds it, its reason)
@@ -74,7 +74,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], bool, str, str]] = {
     "truncated file": (_truncated, True, "fetch", "bytes instead of"),
     "unknown format": (_unknown_format, True, "fetch", "format_version 99"),
     "other tokenizer": (_other_tokenizer, False, "vocabulary", "documents indexed before would no longer match"),
-    "other architecture": (_other_architecture, False, "load", "hidden_act 'relu'"),
+    "other architecture": (_other_architecture, False, "load", "the activation 'tan'"),
     "golden mismatch": (_golden_mismatch, False, "golden", "does not reproduce line 1"),
     "NaN weights": (_nan_weights, False, "load", "holds NaN or infinity"),
 }

@@ -15,15 +15,15 @@ from sparse_encoder.artifact import Artifact
 from tests.app.controlled import ControlledEncoder
 
 
-def openvino(artifact: Artifact, threads: int = 1) -> OpenVINOEncoder:
-    return OpenVINOEncoder(artifact.path, artifact.manifest.never_emitted_ids, threads)
+def openvino(artifact: Artifact) -> OpenVINOEncoder:
+    return OpenVINOEncoder(artifact, "f32", threads=1)
 
 
 @pytest.fixture
 def settings(tiny_artifact: Path) -> Settings:
     """Small limits, so that a test can reach them."""
     return Settings(
-        model=tiny_artifact,
+        model=str(tiny_artifact),
         encoder_threads=1,
         max_texts_per_request=20,
         max_texts_in_flight=30,
@@ -38,8 +38,8 @@ async def controlled(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClien
     """A client of the running service, and its encoder."""
     made: list[ControlledEncoder] = []
 
-    def build(artifact: Artifact, threads: int) -> ControlledEncoder:
-        made.append(ControlledEncoder(openvino(artifact, threads)))
+    def build(artifact: Artifact) -> ControlledEncoder:
+        made.append(ControlledEncoder(openvino(artifact)))
         return made[0]
 
     app = create_app(settings, build)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from app.encoders.base import Encoder, TokenBatch
+from app.encoders.base import Encoder, OutOfMemory, TokenBatch
 from sparse_encoder.vector import SparseVector
 
 
@@ -13,6 +13,7 @@ class ControlledEncoder:
     """Open (not held) at first, so that a checkpoint can be loaded with it."""
 
     device = "test"
+    rounding = 0.0
 
     def __init__(self, inner: Encoder) -> None:
         self._inner = inner
@@ -20,6 +21,7 @@ class ControlledEncoder:
         self._entered = threading.Semaphore(0)
         self._open.set()
         self.fails = False
+        self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
 
     def hold(self) -> None:
@@ -40,6 +42,8 @@ class ControlledEncoder:
         self.batches.append([row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)])
         self._entered.release()
         self._open.wait()
+        if len(batch.ids) > self.most_texts or batch.ids.shape[1] > self.most_tokens:
+            raise OutOfMemory("the device is full")
         if self.fails:
             raise MemoryError("secret detail of the encoder")
         return self._inner.encode(batch)

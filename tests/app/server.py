@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-LISTENING = re.compile(r"running on (http://\S+)")
+LISTENING = re.compile(r"running on (https?://\S+)")
 
 
 class Server:

@@ -88,7 +88,14 @@ class Publisher:
 
     @contextmanager
     def served(self, **options: object) -> Iterator[Server]:
-        flags = {"port": 0, "encoder-threads": 1, "poll-seconds": 0.1, "admin-key": ADMIN_KEY, "log-level": "info"}
+        flags = {
+            "port": 0,
+            "encoder-threads": 1,
+            "precision": "f32",
+            "poll-seconds": 0.1,
+            "admin-key": ADMIN_KEY,
+            "log-level": "info",
+        }
         given = {**flags, "store": self.store.url, **options}
         with running("-m", "app", *(f"--{name}={value}" for name, value in given.items())) as server:
             yield server

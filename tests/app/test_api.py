@@ -66,7 +66,7 @@ async def test_the_answer_has_one_vector_a_text_in_order_and_the_documented_head
     assert response.headers["x-model-version"] == "tiny-v1"
     assert int(response.headers["x-tokens"]) > 20
     stages = [entry.strip().split(";dur=") for entry in response.headers["server-timing"].split(",")]
-    assert [name for name, _ in stages] == ["tokenize", "queue", "encode"]
+    assert [name for name, _ in stages] == ["tokenize", "queue", "encode", "write"]
     assert all(float(milliseconds) >= 0 for _, milliseconds in stages)
     vectors = response.json()
     assert [bool(vector) for vector in vectors] == [True, False, True, False, True]
@@ -294,7 +294,7 @@ async def test_a_bug_is_a_500_without_internals(client: httpx.AsyncClient, monke
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("app.api.write_vector", broken)
+    monkeypatch.setattr("app.api._write", broken)
     response = await client.post("/encode", json=["a"])
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "internal_error"
@@ -352,13 +352,55 @@ async def test_info_tells_model_limits_and_device(client: httpx.AsyncClient) -> 
     assert info["limits"]["top_k_query"] == 64
 
 
-async def test_metrics_count_texts_tokens_and_stages(client: httpx.AsyncClient) -> None:
-    await encode(client, {"texts": ["손해배상", " "], "input_type": "query"})
-    metrics = (await client.get("/metrics")).text
-    assert 'sparse_encoder_texts_total{input_type="query"} 2.0' in metrics
-    assert 'sparse_encoder_stage_seconds_count{stage="encode"} 1.0' in metrics
-    assert 'sparse_encoder_model{version="tiny-v1"} 1.0' in metrics
-    assert "python_gc" not in metrics  # nothing of the process-wide registry
+async def test_metrics_count_texts_tokens_stages_and_errors(client: httpx.AsyncClient) -> None:
+    response = await client.post("/encode", json={"texts": ["손해배상", " "], "input_type": "query"})
+    tokens = int(response.headers["x-tokens"])
+    await refused(client, 422, {"texts": 1})
+    lines = (await client.get("/metrics")).text.splitlines()
+    for line in (
+        'texts_total{input_type="query"} 2.0',
+        *(f'stage_seconds_count{{stage="{stage}"}} 1.0' for stage in ("tokenize", "queue", "encode", "write")),
+        f"batch_tokens_sum {float(tokens)}",
+        f"batch_fill_sum {tokens / 128}",
+        f'active_tokens_sum{{input_type="query"}} {float(len(response.json()[0]))}',
+        'active_tokens_count{input_type="query"} 2.0',
+        "queue_tokens 0.0",
+        'request_seconds_count{path="/encode"} 2.0',
+        'refusals_total{reason="invalid_field"} 1.0',
+        'refusals_total{reason="overloaded"} 0.0',
+        'model{version="tiny-v1"} 1.0',
+    ):
+        assert f"sparse_encoder_{line}" in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    assert not any(line.startswith("python_gc") for line in lines)  # nothing of the process-wide registry
+
+
+async def test_the_queue_is_measured_in_tokens(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
+    alone = await client.post("/encode", json=["손해배상"])
+    encoder.hold()
+    running = asyncio.create_task(client.post("/encode", json=["a"]))
+    await encoder.entered()
+    waiting = asyncio.create_task(client.post("/encode", json=["손해배상"] * 3))
+    wanted = f"sparse_encoder_queue_tokens {float(alone.headers['x-tokens'])}"  # the same text three times is one
+    while wanted not in (await client.get("/metrics")).text.splitlines():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    encoder.release()
+    await asyncio.gather(running, waiting)
+    assert "sparse_encoder_queue_tokens 0.0" in (await client.get("/metrics")).text.splitlines()
+
+
+async def test_a_text_that_must_not_be_cut_is_refused_before_it_is_encoded(
+    client: httpx.AsyncClient, encoder: ControlledEncoder
+) -> None:
+    long = " ".join(SENTENCES)  # more than 64 tokens
+    body = {"texts": ["손해배상", long, long], "truncate": "error"}
+    encoder.batches.clear()
+    error = await refused(client, 422, body)
+    assert (error["type"], error["param"]) == ("text_too_long", "texts")
+    assert "2 of the texts, first item 1, have more than the 64 tokens" in error["message"]
+    assert encoder.batches == []
+    assert await encode(client, {"texts": ["손해배상"], "truncate": "ERROR"}) == await encode(client, ["손해배상"])
+    assert await encode(client, {"texts": [long], "truncate": "end"}) == await encode(client, [long])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

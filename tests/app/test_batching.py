@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pytest
-
 from app.batching import QUERY_BATCHES_IN_A_ROW, BatchQueue
 
 
@@ -90,11 +88,8 @@ def test_texts_of_two_checkpoints_never_share_a_batch_and_none_starves() -> None
     assert waiting.next_batch() == [texts[1], texts[4]]
 
 
-def test_a_text_that_can_never_fit_is_refused_with_all_that_came_with_it() -> None:
-    waiting = queue(budget=100)
-    with pytest.raises(ValueError, match="101 tokens can never fit a batch of 100"):
-        waiting.extend([Text(5), Text(101)])
-    assert len(waiting) == 0
+def test_a_text_longer_than_the_budget_goes_alone_and_never_waits_for_ever() -> None:
+    assert drain(queue(101, 101, 5, budget=100)) == [[101], [101], [5]]
 
 
 def test_every_text_comes_out_once() -> None:

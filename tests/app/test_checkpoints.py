@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from app import checkpoints
 from app.checkpoints import Checkpoint, CheckpointError, check_golden, load_checkpoint, open_artifact
 from sparse_encoder.artifact import Artifact, ArtifactError, file_record, read_artifact
-from sparse_encoder.packed import pack
+from sparse_encoder.packed import SCALE, pack
 from tests.app.conftest import openvino
 
 
@@ -93,52 +92,28 @@ def test_a_file_that_is_no_tokenizer_is_refused(altered: Callable[[str, Callable
         load(artifact)
 
 
-def test_the_embedded_model_is_unpacked_once(embedded: Path, tmp_path: Path) -> None:
-    with open_artifact(None, tmp_path / "cache") as artifact:
-        written = (artifact.path / "model.safetensors").stat()
-        assert artifact.path.parent == tmp_path / "cache"
-    with open_artifact(None, tmp_path / "cache") as again:
-        assert (again.path / "model.safetensors").stat().st_ino == written.st_ino
-        load(again)
+def test_the_embedded_model_is_served_as_it_is_packed(embedded: Path) -> None:
+    before = {file.name: file.stat().st_mtime_ns for file in embedded.iterdir()}
+    check_golden(load(open_artifact(None)))
+    assert {file.name: file.stat().st_mtime_ns for file in embedded.iterdir()} == before
 
 
-def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_directory(
-    embedded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("app"), "propagate", True)
-    caplog.set_level(logging.WARNING, "app")
-    (tmp_path / "file").touch()
-    with open_artifact(None, tmp_path / "file" / "cache") as artifact:
-        load(artifact)
-    assert "give a writable one with --cache-dir" in caplog.text
-    assert not artifact.path.exists()
+def test_a_damaged_embedded_model_is_refused(embedded: Path) -> None:
+    (embedded / "golden.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"golden\.jsonl is missing or was changed: install the package again"):
+        open_artifact(None)
 
 
-def test_a_cache_that_is_filled_needs_nothing_that_can_be_written(
-    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a container with a read-only root, whose image holds the unpacked model."""
-    with open_artifact(None, tmp_path / "cache"):
-        pass
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with open_artifact(None, tmp_path / "cache") as artifact:
-        load_checkpoint(artifact, openvino)
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(CheckpointError, match="mount one, and give it with --cache-dir"),
-        open_artifact(None, tmp_path / "file" / "cache"),
-    ):
-        pass
-
-
-def test_a_damaged_cache_is_refused(embedded: Path, tmp_path: Path) -> None:
-    with open_artifact(None, tmp_path / "cache") as artifact:
-        (artifact.path / "golden.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(ArtifactError, match=r"golden\.jsonl has 0 bytes"), open_artifact(None, tmp_path / "cache"):
-        pass
+def test_weights_that_were_changed_do_not_reproduce_the_golden_vectors(embedded: Path) -> None:
+    (file,) = embedded.glob("packed-*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith(SCALE))
+    save_file({**tensors, name: tensors[name] * 2}, file)
+    with pytest.raises(CheckpointError, match="does not reproduce line"):
+        check_golden(load(open_artifact(None)))
 
 
 def test_without_any_model_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path / "none")
-    with pytest.raises(CheckpointError, match="--model DIRECTORY"), open_artifact(None, tmp_path):
-        pass
+    with pytest.raises(CheckpointError, match="--model DIRECTORY"):
+        open_artifact(None)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from transformers import BertForMaskedLM
 
-from app.encoders import bert_graph
-from app.encoders.base import Encoder, EncoderError, TokenBatch
-from app.encoders.bert_graph import BertConfig, build_graph
+from app.encoders.base import Encoder, EncoderError, TokenBatch, sparse_rows
+from app.encoders.graph import splade
+from app.encoders.graph.splade import Kind, build_graph
+from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder.artifact import Artifact, read_artifact
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
+from sparse_encoder.weights import Weights
 from tests.app.conftest import openvino
 from tests.tiny import SENTENCES, dense, reference_vector
 
-ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {"openvino": openvino}
+ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {
+    "openvino": openvino,
+    "torch": lambda artifact: TorchEncoder(artifact, "cpu", "f32"),
+}
+ROUNDED: dict[str, Callable[[Artifact], Encoder]] = {
+    "openvino bf16": lambda artifact: OpenVINOEncoder(artifact, "bf16", threads=1),
+    "openvino int8": lambda artifact: OpenVINOEncoder(artifact, "int8", threads=1),
+    "openvino int8-static": lambda artifact: OpenVINOEncoder(artifact, "int8-static", 1, Path(mkdtemp())),
+    "torch bf16": lambda artifact: TorchEncoder(artifact, "cpu", "bf16"),
+}
 TOLERANCE = 1e-4
 # Mixed lengths, from one token to a cut one.
 TEXTS = ["손해배상", SENTENCES[0], "a", " ".join(SENTENCES), "인공지능 연구", SENTENCES[4], "7"]
@@ -103,45 +118,82 @@ def test_a_batch_needs_a_text_and_every_text_a_token() -> None:
             TokenBatch.pad(texts, 0)
 
 
-def test_the_graph_never_holds_positions_times_vocabulary(
-    tiny_model: BertForMaskedLM, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_lower_precision_stays_within_its_rounding(
+    name: str, tiny_artifact: Path, tiny_model: BertForMaskedLM, tiny_tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(bert_graph, "VOCABULARY_TILE", 100)
-    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
-    vocabulary_size = len(weights["bert.embeddings.word_embeddings.weight"])
-    config = BertConfig.from_json(tiny_model.config.to_dict())
-    graph = build_graph(config, weights, np.arange(vocabulary_size, dtype=np.int32))
+    encoder = ROUNDED[name](read_artifact(tiny_artifact))
+    texts = tiny_tokenizer.encode_batch(TEXTS, 64)
+    size = len(tiny_tokenizer.vocabulary)
+    vectors = encoder.encode(TokenBatch.pad([text.ids for text in texts], tiny_tokenizer.pad_id))
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        expected = dense(reference_vector(tiny_model, tiny_tokenizer, text, "document"), size)
+        error = np.linalg.norm(dense(vector, size) - expected) / np.linalg.norm(expected)
+        assert 0 < error < encoder.rounding
+
+
+def test_nan_is_an_error_and_no_empty_vector() -> None:
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        sparse_rows(np.array([[1.0, np.nan]], np.float32), np.arange(2, dtype=np.int32))
+
+
+@pytest.mark.parametrize("make", ENCODERS.values())
+def test_weights_that_hold_nan_are_refused(
+    make: Callable[[Artifact], Encoder], tiny_artifact: Path, tmp_path: Path
+) -> None:
+    artifact = read_artifact(tiny_artifact)
+    shutil.copy(tiny_artifact / "config.json", tmp_path)
+    tensors = load_file(tiny_artifact / "model.safetensors")
+    tensors["bert.embeddings.LayerNorm.weight"][3] = np.nan
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(EncoderError, match=r"LayerNorm\.weight holds NaN or infinity"):
+        make(Artifact(tmp_path, artifact.manifest))
+
+
+BERT = Kind(architecture="BertForMaskedLM", activation="log1p_relu", pooling="max")
+
+
+def test_the_graph_never_holds_positions_times_vocabulary(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splade, "VOCABULARY_TILE", 100)
+    config = json.loads((tiny_artifact / "config.json").read_text(encoding="utf-8"))
+    vocabulary_size = config["vocab_size"]
+    with Weights(tiny_artifact) as weights:
+        graph = build_graph(BERT, config, weights, np.arange(vocabulary_size, dtype=np.int32), "lossless")
     widths = {
         dimension.get_length()
         for node in graph.get_ordered_ops()
-        if node.get_type_name() != "Constant"
+        if node.get_type_name() not in ("Constant", "Convert", "Multiply", "Reshape")  # which make the weights
         for output in node.outputs()
         if output.partial_shape.rank.get_length() == 3 and (dimension := output.partial_shape[2]).is_static
     }
     assert 100 in widths  # the tiles are there
-    assert max(widths) <= max(100, tiny_model.config.intermediate_size)
+    assert max(widths) <= max(100, config["intermediate_size"])
     assert graph.output(0).partial_shape[1].get_length() == vocabulary_size
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"model_type": "modernbert"}, "model_type 'modernbert'"),
-        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
+        ({"hidden_act": "tan"}, "the activation 'tan'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"num_hidden_layers": 3}, r"no weight bert\.encoder\.layer\.2"),
+        ({"hidden_size": None}, "lacks 'hidden_size'"),
     ],
 )
 def test_a_model_of_another_kind_is_refused_with_the_reason(
-    tiny_model: BertForMaskedLM, change: dict[str, object], reason: str
+    tiny_artifact: Path, change: dict[str, object], reason: str
 ) -> None:
-    weights = {name: tensor.numpy() for name, tensor in tiny_model.state_dict().items()}
-    config = {**tiny_model.config.to_dict(), **change}
-    with pytest.raises(EncoderError, match=reason):
-        build_graph(BertConfig.from_json(config), weights, np.arange(10, dtype=np.int32))
+    config = json.loads((tiny_artifact / "config.json").read_text(encoding="utf-8")) | change
+    config = {name: value for name, value in config.items() if value is not None}
+    with Weights(tiny_artifact) as weights, pytest.raises(EncoderError, match=reason):
+        build_graph(BERT, config, weights, np.arange(10, dtype=np.int32), "lossless")
 
 
-def test_a_directory_without_weights_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", ENCODERS.values())
+def test_a_directory_without_weights_is_refused(
+    make: Callable[[Artifact], Encoder], tiny_artifact: Path, tmp_path: Path
+) -> None:
     artifact = read_artifact(tiny_artifact)
     shutil.copy(tiny_artifact / "config.json", tmp_path)
-    with pytest.raises(EncoderError, match="no BERT weights"):
-        openvino(Artifact(tmp_path, artifact.manifest))
+    with pytest.raises(EncoderError, match=r"no \*\.safetensors"):
+        make(Artifact(tmp_path, artifact.manifest))

@@ -35,7 +35,13 @@ class OneCheckpoint(Engine):
     """Most tests have one."""
 
     def __init__(self, checkpoint: Checkpoint, timeout: float = 50.0) -> None:
-        super().__init__(Metrics(), max_batch_tokens=64, max_texts_in_flight=10, request_timeout_seconds=timeout)
+        super().__init__(
+            Metrics(),
+            max_batch_tokens=64,
+            max_texts_in_flight=10,
+            request_timeout_seconds=timeout,
+            query_cache_size=4,
+        )
         self.checkpoint = checkpoint
 
     async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoded:
@@ -214,3 +220,102 @@ async def test_the_idle_engine_keeps_no_checkpoint_in_memory(engine: OneCheckpoi
             await asyncio.sleep(0.001)
     finally:
         gc.enable()
+
+
+async def test_identical_texts_in_flight_are_computed_once(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상", "손해배상")
+    await queued(engine, 1)
+    second = start(engine, "손해배상", "인공지능")
+    await queued(engine, 2)
+    encoder.release()
+    await asyncio.gather(running, first, second)
+    assert [len(batch) for batch in encoder.batches] == [1, 2]
+    vectors = [*first.result().vectors, second.result().vectors[0]]
+    assert len(vectors) == 3
+    for vector in vectors:
+        np.testing.assert_array_equal(vector.ids, vectors[0].ids)
+    assert len(engine._pending) == 0
+
+
+async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상")
+    await queued(engine, 1)
+    second = start(engine, "손해배상")
+    while max(len(entry.waiters) for entry in engine._pending) < 2:  # noqa: ASYNC110 - as in `queued`
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    encoder.release()
+    await asyncio.gather(running, second)
+    assert len(second.result().vectors[0])
+    assert len(engine._pending) == 0
+
+
+async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상")
+    await queued(engine, 1)
+    first.cancel()
+    await asyncio.wait([first])
+    assert len(engine._pending) == 1  # "a"
+    second = start(engine, "손해배상")
+    encoder.release()
+    await asyncio.gather(running, second)
+    assert len(second.result().vectors[0])
+
+
+async def test_recent_queries_are_not_computed_again(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    first = await engine.vectors(["손해배상", "인공지능"], "query")
+    again = await engine.vectors(["인공지능", "손해배상"], "query")
+    assert len(encoder.batches) == 1
+    assert (again.tokens, again.encode_seconds) == (first.tokens, 0.0)
+    for vector, before in zip(again.vectors, first.vectors[::-1], strict=True):
+        np.testing.assert_array_equal(vector.weights, before.weights)
+    await engine.vectors(["손해배상"], "document")  # whose end may be cut elsewhere
+    assert len(encoder.batches) == 2
+    for text in "가나다라":  # four fit the cache
+        await engine.vectors([text], "query")
+    await engine.vectors(["손해배상"], "query")
+    assert len(encoder.batches) == 7
+
+
+async def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    encoder.most_texts = 1
+    waiting = [start(engine, text) for text in ("가", "나", "다", "라", "마")]
+    await queued(engine, 5)
+    encoder.release()
+    await asyncio.gather(running, *waiting)
+    assert [len(batch) for batch in encoder.batches] == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]
+    for task, text in zip(waiting, "가나다라마", strict=True):
+        (vector,) = task.result().vectors
+        np.testing.assert_allclose(vector.weights, engine.checkpoint.vector(text, "document").weights, atol=1e-4)
+
+
+async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    encoder.most_tokens = 6
+    long, short = start(engine, SENTENCES[0]), start(engine, "가")
+    await queued(engine, 2)
+    encoder.release()
+    outcomes = await asyncio.gather(running, long, short, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Encoded, EncodingFailed, Encoded]
+    assert len((await engine.vectors(["가"], "document")).vectors[0])

@@ -59,9 +59,9 @@ def test_the_memory_message_has_both_figures(tiny_artifact: Path) -> None:
     manifest = read_artifact(tiny_artifact).manifest
     weights = manifest.files["model.safetensors"]
     manifest = replace(manifest, files={**manifest.files, "model.safetensors": replace(weights, bytes=200_000_000)})
-    check_memory(manifest, 540_000_000)
+    check_memory(manifest.weight_bytes, 540_000_000)
     with pytest.raises(CheckpointError, match=r"takes up to 540 MB, 539 MB are available: raise"):
-        check_memory(manifest, 539_400_000)
+        check_memory(manifest.weight_bytes, 539_400_000)
 
 
 def test_a_budget_that_the_longest_text_exceeds_is_refused(tiny_artifact: Path) -> None:

@@ -103,7 +103,7 @@ class Connection:
 @pytest.fixture(scope="module")
 def url(tiny_artifact: Path) -> Iterator[str]:
     flags = ("--port", "0", "--model", str(tiny_artifact), "--encoder-threads", "1", "--max-texts-per-request", "50")
-    with running("-m", "app", *flags, "--max-body-bytes", "1000000") as server:
+    with running("-m", "app", *flags, "--max-body-bytes", "1000000", "--precision", "f32") as server:
         yield server.url
 
 
@@ -237,8 +237,8 @@ async def served(settings: Settings) -> AsyncIterator[tuple[str, ScaledEncoder]]
     """The address of the service on a real socket, and its encoder in the hands of the test."""
     made: list[ScaledEncoder] = []
 
-    def build(artifact: Artifact, threads: int) -> Encoder:
-        made.append(ScaledEncoder(openvino(artifact, threads)))
+    def build(artifact: Artifact) -> Encoder:
+        made.append(ScaledEncoder(openvino(artifact)))
         return made[0]
 
     listening = socket.create_server(("127.0.0.1", 0))

@@ -28,12 +28,14 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SPARSE_ENCODER_MODEL", "/models/a")
     assert CliApp.run(Settings, cli_args=[]).port == 9001
     settings = CliApp.run(Settings, cli_args=["--port", "9002"])
-    assert (settings.port, settings.model) == (9002, Path("/models/a"))
+    assert (settings.port, settings.model) == (9002, "/models/a")
 
 
 def test_the_settings_stay_few() -> None:
     assert set(Settings.model_fields) == {
         "model",
+        "max_length_document",
+        "max_length_query",
         "cache_dir",
         "store",
         "alias",
@@ -43,13 +45,23 @@ def test_the_settings_stay_few() -> None:
         "canary_min_active_tokens",
         "canary_max_active_tokens",
         "canary_min_overlap",
+        "api_keys",
+        "api_keys_file",
         "admin_key",
         "host",
         "port",
+        "ssl_certfile",
+        "ssl_keyfile",
+        "cors_origins",
+        "client_timeout_seconds",
+        "device",
+        "precision",
         "encoder_threads",
         "max_batch_tokens",
+        "query_cache_size",
         "max_texts_per_request",
         "max_body_bytes",
+        "max_characters_per_text",
         "max_texts_in_flight",
         "request_timeout_seconds",
         "top_k_document",
@@ -57,6 +69,8 @@ def test_the_settings_stay_few() -> None:
         "dotted_tokens",
         "drain_seconds",
         "shutdown_grace_seconds",
+        "otlp_endpoint",
+        "log_texts",
         "log_level",
     }
 
@@ -68,7 +82,17 @@ def test_a_request_that_could_never_be_accepted_is_refused_at_the_start() -> Non
 
 def test_a_model_and_a_store_are_not_both_served() -> None:
     with pytest.raises(ValidationError, match="give one of them"):
-        Settings(model=Path("model"), store="models")
+        Settings(model="model", store="models")
+
+
+def test_lengths_of_a_store_are_those_of_its_versions() -> None:
+    with pytest.raises(ValidationError, match="versions of a store say their own lengths"):
+        Settings(store="models", max_length_query=10)
+
+
+def test_tls_needs_certificate_and_key() -> None:
+    with pytest.raises(ValidationError, match="needs both ssl_certfile and ssl_keyfile"):
+        Settings(ssl_certfile=Path("cert.pem"))
 
 
 def test_the_admin_key_is_never_shown() -> None:

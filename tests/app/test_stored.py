@@ -64,8 +64,8 @@ class Running:
         self.encoders: dict[str, list[ControlledEncoder]] = {}
         self.hold_next = False
 
-    def build(self, artifact: Artifact, threads: int) -> ControlledEncoder:
-        made = ControlledEncoder(openvino(artifact, 1))
+    def build(self, artifact: Artifact) -> ControlledEncoder:
+        made = ControlledEncoder(openvino(artifact))
         if self.hold_next:
             made.hold()
         self.encoders.setdefault(artifact.manifest.version, []).append(made)
@@ -110,6 +110,7 @@ async def running(store: Store | None, **options: Any) -> AsyncIterator[Running]
             "poll_seconds": POLL,
             "encoder_threads": 1,
             "max_batch_tokens": 128,
+            "query_cache_size": 0,  # the tests send one query again and again, and count what the encoder gets
             "admin_key": SecretStr("key"),
             "log_level": "error",
             **options,
@@ -563,7 +564,7 @@ async def test_the_admin_routes_need_the_key_and_a_store(store: Store, tiny_arti
         response = await service.client.post("/admin/versions/v1/load", headers=KEY)
         assert response.status_code == 403
         assert "SPARSE_ENCODER_ADMIN_KEY" in response.json()["error"]["message"]
-    async with running(None, model=tiny_artifact) as service:
+    async with running(None, model=str(tiny_artifact)) as service:
         response = await service.client.post("/admin/versions/v1/load", headers=KEY)
         assert (response.status_code, response.json()["error"]["type"]) == (409, "refused")
         assert (await service.versions()) == {"serving": "tiny-v1"}

@@ -41,7 +41,7 @@ def as_opensearch(archive: Path, query: str) -> dict[str, float]:
 
 
 def test_opensearch_gets_the_vectors_of_the_service(tiny_artifact: Path, tmp_path: Path) -> None:
-    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    archive = write_sparse_tokenizer(read_artifact(tiny_artifact), tmp_path / "queries.zip")
     tokenizer = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
     tokens = QueryTokens.read(tiny_artifact, len(tokenizer.vocabulary))
     assert tokens is not None
@@ -55,7 +55,7 @@ def test_opensearch_gets_the_vectors_of_the_service(tiny_artifact: Path, tmp_pat
 
 
 def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Path, tmp_path: Path) -> None:
-    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    archive = write_sparse_tokenizer(read_artifact(tiny_artifact), tmp_path / "queries.zip")
     once = as_opensearch(archive, "손해 배상")
     assert len(once) >= 2
     assert as_opensearch(archive, "손해 배상 손해") == once
@@ -63,7 +63,7 @@ def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Pat
 
 
 def test_a_long_query_is_cut_where_the_service_cuts_it(tiny_artifact: Path, tmp_path: Path) -> None:
-    archive = write_sparse_tokenizer(tiny_artifact, tmp_path / "queries.zip")
+    archive = write_sparse_tokenizer(read_artifact(tiny_artifact), tmp_path / "queries.zip")
     tokenizer = Tokenizer.from_file(tiny_artifact / "tokenizer.json")
     tokens = QueryTokens.read(tiny_artifact, len(tokenizer.vocabulary))
     assert tokens is not None
@@ -86,5 +86,5 @@ def test_an_artifact_without_query_weights_is_refused(tiny_artifact: Path, tmp_p
     assert isinstance(described["training"], TrainingOrigin)
     without = write_artifact(tmp_path / "without", fill, lambda _: Described(**described))
     with pytest.raises(ArtifactError, match=r"tiny-v1 has no query_tokens\.json"):
-        write_sparse_tokenizer(without, tmp_path / "queries.zip")
+        write_sparse_tokenizer(read_artifact(without), tmp_path / "queries.zip")
     assert list(tmp_path.glob("*.zip")) == []

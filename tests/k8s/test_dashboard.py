@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.app.server import running
+from tests.app.soak import Publisher
 from tests.k8s.test_manifests import MONITORING, expressions, tool
 from tests.tiny import SENTENCES
 
@@ -57,16 +57,20 @@ def has_data(client: httpx.Client, expression: str) -> bool:
     return bool(response.json()["data"]["result"])
 
 
-def test_every_panel_shows_something(tiny_artifact: Path, tmp_path: Path) -> None:
+def test_every_panel_shows_something(tmp_path: Path) -> None:
     dashboard = json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8"))
     waiting = {
         text.replace("$__rate_interval", "30s").replace("$namespace", ".*") for text in expressions(dashboard["panels"])
     }
     assert len(waiting) >= len(dashboard["panels"])
-    with (
-        running("-m", "app", "--port", "0", "--model", str(tiny_artifact)) as server,
-        prometheus(tmp_path, urlsplit(server.url).netloc) as client,
-    ):
+    publisher = Publisher(tmp_path)
+    for number in (1, 2):
+        publisher.prepare(f"v{number}", bias_shift=0.1 * number)
+    publisher.store.publish(publisher.artifacts["v1"], aliases=["stable"], by="test")
+    with publisher.served() as server, prometheus(tmp_path, urlsplit(server.url).netloc) as client:
+        while not has_data(client, "sparse_encoder_swaps_total"):  # the first version must be seen before the swap
+            time.sleep(0.1)
+        publisher.store.publish(publisher.artifacts["v2"], aliases=["stable"], by="test")
         while waiting:  # a panel that stays empty ends at the limit of the whole test
             for input_type in ("query", "document"):
                 httpx.post(f"{server.url}/encode", json={"texts": SENTENCES, "input_type": input_type}, timeout=None)

@@ -174,7 +174,7 @@ def test_every_metric_is_one_that_the_service_exports(place: str) -> None:
         node = json.loads((MONITORING / place).read_text(encoding="utf-8"))
     else:
         node = find("monitoring" if place == "PrometheusRule" else "gpu", place)
-    named = {name for text in expressions(node) for name in re.findall(r"\bsparse_encoder_\w+", text)}
+    named = {name for text in expressions(node) for name in re.findall(r"\b(?:sparse_encoder|process)_\w+", text)}
     assert named, "no expression names a metric: this test looks in the wrong place"
     assert named - exported() == set()
 

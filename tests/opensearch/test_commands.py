@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,24 @@ def test_a_dry_run_prints_requests_and_sends_none(live: Live, run: Run, encoder:
     assert '"model_id": "<id of model ko-sparse-documents>"' in printed
     assert live.cluster.request("GET", "/_cluster/settings?flat_settings=true") == before
     assert "there is nothing" in run("teardown")
+
+
+def test_a_service_that_wants_a_key_gets_it_from_the_connectors(
+    live: Live, run: Run, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    keys = {"right": tmp_path / "right", "wrong": tmp_path / "wrong"}
+    for name, file in keys.items():
+        file.write_text(f"s3cret-{name}\n")
+    entry = f"opensearch:{hashlib.sha256(b's3cret-right').hexdigest()}"
+    with serve(tiny_artifact, "--port", "0", "--api-keys", entry) as server:
+        encoder = ("--encoder", server.url)
+        assert "wants an API key" in run("setup", *encoder, fails=True)
+        assert "wants an API key" in run("setup", *encoder, "--api-key-file", str(keys["wrong"]), fails=True)
+        assert "s3cret" not in run("setup", *encoder, "--api-key-file", str(keys["right"]), "--dry-run")
+        run("setup", *encoder, "--api-key-file", str(keys["right"]))
+        run("check", *encoder, "--api-key-file", str(keys["right"]))
+        again = run("setup", *encoder, "--api-key-file", str(keys["right"]))
+        assert again.splitlines()[-1] == "nothing had to be changed"
 
 
 def test_check_says_what_is_wrong_and_what_to_do(live: Live, run: Run, tiny_artifact: Path) -> None:

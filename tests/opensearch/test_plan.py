@@ -88,6 +88,17 @@ def test_the_body_of_a_connector_is_json_once_filled(queries: str) -> None:
     assert {s["version"] for s in sent} == {"stable"}
 
 
+def test_an_api_key_is_a_credential_of_each_connector_and_nowhere_else() -> None:
+    assert "Authorization" not in str(plan().resources)
+    made = plan(api_key="s3cret")
+    for connector in (r.body for r in made.resources if r.kind == "connector"):
+        assert connector["credential"] == {"key": "s3cret"}
+        assert connector["actions"][0]["headers"]["Authorization"] == "Bearer ${credential.key}"
+        assert "s3cret" not in str({**connector, "credential": None})
+    assert "s3cret" not in str([r for r in made.resources if r.kind != "connector"])
+    assert "s3cret" not in repr(Options(encoder="http://a", api_key="s3cret"))
+
+
 def test_encoding_is_the_last_step_and_blank_fields_are_taken_out_where_they_are_an_error() -> None:
     old = body(plan((2, 19, 1), fields=("title", "text"), chunks=True), "ingest pipeline")["processors"]
     assert [next(iter(processor)) for processor in old] == ["remove", "remove", "text_chunking", "sparse_encoding"]

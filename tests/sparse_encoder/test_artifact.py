@@ -67,6 +67,13 @@ def test_what_is_written_is_read(artifact: Path) -> None:
     assert read.manifest == read_manifest(artifact)
 
 
+def test_the_pooling_is_written_only_where_it_is_not_the_maximum(artifact: Path, tmp_path: Path) -> None:
+    """So that software from before there was a choice reads what it can serve, and refuses the rest."""
+    assert "pooling" not in json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    assert read_manifest(artifact).pooling == "max"
+    assert read_manifest(write(tmp_path / "sum", replace(DESCRIPTION, pooling="sum"))).pooling == "sum"
+
+
 def test_nothing_but_the_artifact_is_left_behind(artifact: Path) -> None:
     assert list(artifact.parent.iterdir()) == [artifact]
 
@@ -173,8 +180,9 @@ def rehash(document: dict[str, Any], name: str) -> None:
         (lambda m: m.update(extra=1), r"unknown fields \['extra'\]"),
         (lambda m: m.pop("activation"), r"lacks the fields \['activation'\]"),
         (lambda m: m["training"].pop("commit"), r"training lacks the fields \['commit'\]"),
-        (lambda m: m.update(activation="relu"), "activation must be 'log1p_relu', got 'relu'"),
-        (lambda m: m.update(architecture="GPT"), "architecture must be 'BertForMaskedLM', got 'GPT'"),
+        (lambda m: m.update(activation="relu"), "activation must be 'log1p_relu' or 'log1p_log1p_relu', got 'relu'"),
+        (lambda m: m.update(pooling="mean"), "pooling must be 'max' or 'sum', got 'mean'"),
+        (lambda m: m.update(architecture="GPT"), "architecture must be 'BertForMaskedLM' or .* got 'GPT'"),
         (lambda m: m.update(vocabulary_size="10"), "vocabulary_size must be int, got '10'"),
         (lambda m: m.update(vocabulary_size=True), "vocabulary_size must be int, got 'True'"),
         (lambda m: m.update(files=[]), r"files must be Mapping, got '\[\]'"),

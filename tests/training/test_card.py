@@ -12,6 +12,10 @@ import pytest
 import torch
 from transformers import (
     AutoModelForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
@@ -109,10 +113,14 @@ def test_every_known_head_gives_the_maximum_of_its_own_logits(tmp_path: Path) ->
     roberta = RobertaForMaskedLM(
         RobertaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
+    electra = ElectraForMaskedLM(
+        ElectraConfig(vocab_size=90, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    )
+    distil = DistilBertForMaskedLM(DistilBertConfig(vocab_size=90, dim=32, n_layers=1, n_heads=2, hidden_dim=32))
     modern = AutoModelForMaskedLM.from_pretrained(pretrained(tmp_path / "base"))
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 1, 1]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    for mlm in (roberta.eval(), modern.eval()):
+    for mlm in (roberta.eval(), modern.eval(), electra.eval(), distil.eval()):
         splade = SpladeModel(mlm)
         with torch.no_grad():
             logits = mlm(input_ids=ids, attention_mask=mask).logits.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)

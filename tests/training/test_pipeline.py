@@ -18,10 +18,11 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from app.checkpoints import load_checkpoint
-from app.main import openvino_encoder
+from app.encoders.openvino_encoder import OpenVINOEncoder
 from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
+from tests.training.ways import check_ways
 from training.config import RunError, load_config
 from training.data import load_training_data
 from training.evaluate import Checkpoint, top_overlap
@@ -94,6 +95,10 @@ def test_any_software_gives_the_golden_vectors(artifact: Artifact) -> None:
         np.testing.assert_allclose(row[list(golden.ids)].numpy(), golden.weights, atol=1e-4)
 
 
+def test_it_loads_in_every_way(artifact: Artifact) -> None:
+    check_ways(artifact)
+
+
 def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: Artifact) -> None:
     never = Roles.load(run / "export" / "roles.json").never_emitted
     assert list(artifact.manifest.never_emitted_ids) == never
@@ -108,7 +113,7 @@ def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: 
 def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, tmp_path: Path) -> None:
     unpacked = unpack(run / "packed", tmp_path / "unpacked")
     assert unpacked.manifest == artifact.manifest
-    load_checkpoint(unpacked, lambda served: openvino_encoder(served, 1))  # refuses what misses its golden vectors
+    load_checkpoint(unpacked, lambda served: OpenVINOEncoder(served, "f32"))  # refuses what misses its golden vectors
 
 
 def test_finished_stages_are_not_run_again(run: Path) -> None:

@@ -1,0 +1,140 @@
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): rotary positions, gated layers, local attention in most layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino as ov  # type: ignore[import-untyped]
+from openvino import opset15 as op
+
+from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModernBertShape:
+    """Sizes, from `config.json`."""
+
+    hidden_size: int
+    heads: int
+    intermediate_size: int
+    epsilon: float
+    activation: str
+    head_activation: str
+    max_positions: int  #: tokens of the longest text
+    window: int  #: tokens that a local layer sees to each side
+    kinds: tuple[str, ...]  #: of each layer: GLOBAL or LOCAL
+    theta: Mapping[str, float]  #: the base of the rotation, by the kind of layer
+    attention_bias: bool
+    mlp_bias: bool
+    norm_bias: bool
+    head_bias: bool
+    decoders: tuple[str, ...] = ("decoder.weight", "model.embeddings.tok_embeddings.weight")
+    decoder_biases: tuple[str, ...] = ("decoder.bias",)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> ModernBertShape:
+        """:raises KeyError: if `config` lacks a size."""
+        layers, every = config["num_hidden_layers"], config.get("global_attn_every_n_layers", 3)
+        kinds = config.get("layer_types") or [LOCAL if layer % every else GLOBAL for layer in range(layers)]
+        rope = config.get("rope_parameters") or {}
+        legacy = {GLOBAL: config.get("global_rope_theta", 160_000.0), LOCAL: config.get("local_rope_theta", 10_000.0)}
+        return cls(
+            hidden_size=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            intermediate_size=config["intermediate_size"],
+            epsilon=config["norm_eps"],
+            activation=config["hidden_activation"],
+            head_activation=config["classifier_activation"],
+            max_positions=config["max_position_embeddings"],
+            window=config["local_attention"] // 2,
+            kinds=tuple(kinds[:layers]),
+            theta={kind: rope.get(kind, {}).get("rope_theta", legacy[kind]) for kind in (GLOBAL, LOCAL)},
+            attention_bias=config["attention_bias"],
+            mlp_bias=config["mlp_bias"],
+            norm_bias=config["norm_bias"],
+            head_bias=config["classifier_bias"],
+        )
+
+
+def modernbert_states(
+    build: Builder, shape: ModernBertShape, ids: ov.Node, positions: ov.Node, mask: ov.Node
+) -> ov.Node:
+    """What the decoder multiplies, f32 [B, L, hidden], for `ids` [B, L], `positions` 0 to L-1 and `mask` [B, L]."""
+    hidden = build.embedding("model.embeddings.tok_embeddings.weight", ids)
+    hidden = _norm(build, shape, "model.embeddings.norm", hidden)
+    rotations = {kind: _rotation(shape, kind, positions) for kind in set(shape.kinds)}
+    masks = _attention_masks(shape, positions, mask)
+    for number, kind in enumerate(shape.kinds):
+        prefix = f"model.layers.{number}"
+        normed = _norm(build, shape, f"{prefix}.attn_norm", hidden) if number else hidden
+        hidden = op.add(hidden, _attention(build, shape, f"{prefix}.attn", normed, rotations[kind], masks[kind]))
+        normed = _norm(build, shape, f"{prefix}.mlp_norm", hidden)
+        hidden = op.add(hidden, _gated(build, shape, f"{prefix}.mlp", normed))
+    hidden = _norm(build, shape, "model.final_norm", hidden)
+    hidden = ACTIVATIONS[shape.head_activation](build.linear("head.dense", hidden, bias=shape.head_bias))
+    return _norm(build, shape, "head.norm", hidden)
+
+
+def _norm(build: Builder, shape: ModernBertShape, prefix: str, inputs: ov.Node) -> ov.Node:
+    return build.layer_norm(prefix, inputs, shape.epsilon, bias=shape.norm_bias)
+
+
+def _rotation(shape: ModernBertShape, kind: str, positions: ov.Node) -> tuple[ov.Node, ov.Node]:
+    """Cosines and sines of each position, [1, 1, L, head size]."""
+    size = shape.hidden_size // shape.heads
+    frequencies = 1.0 / shape.theta[kind] ** (np.arange(0, size, 2, dtype=np.float32) / size)
+    angles = op.multiply(
+        op.unsqueeze(op.convert(positions, ov.Type.f32), index(1)),
+        op.constant(np.concatenate([frequencies, frequencies])[None].astype(np.float32)),
+    )
+    angles = op.unsqueeze(angles, index([0, 1]))
+    return op.cos(angles), op.sin(angles)
+
+
+def _attention_masks(shape: ModernBertShape, positions: ov.Node, mask: ov.Node) -> dict[str, ov.Node]:
+    """Which keys each query sees: [B, 1, 1, L] for global layers, [B, 1, L, L] for local ones."""
+    real = op.unsqueeze(mask, index([1, 2]))
+    distance = op.abs(op.subtract(op.unsqueeze(positions, index(0)), op.unsqueeze(positions, index(1))))
+    near = op.unsqueeze(op.less_equal(distance, scalar(shape.window, np.int32)), index([0, 1]))
+    # Padding far behind a short text has no real token near it; seeing itself, it does not become NaN.
+    itself = op.unsqueeze(op.equal(distance, scalar(0, np.int32)), index([0, 1]))
+    return {GLOBAL: real, LOCAL: op.logical_or(op.logical_and(real, near), itself)}
+
+
+def _attention(
+    build: Builder,
+    shape: ModernBertShape,
+    prefix: str,
+    hidden: ov.Node,
+    rotation: tuple[ov.Node, ov.Node],
+    mask: ov.Node,
+) -> ov.Node:
+    size = shape.hidden_size // shape.heads
+    parts = build.linear_parts(f"{prefix}.Wqkv", hidden, 3, bias=shape.attention_bias)
+    query, key, value = (split_heads(part, shape.heads, size) for part in parts)
+    context = op.scaled_dot_product_attention(_rotate(query, rotation, size), _rotate(key, rotation, size), value, mask)
+    return build.linear(f"{prefix}.Wo", merge_heads(context, shape.heads, size), bias=shape.attention_bias)
+
+
+def _rotate(heads: ov.Node, rotation: tuple[ov.Node, ov.Node], size: int) -> ov.Node:
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of [B, heads, L, size].
+
+    Written as OpenVINO's own pattern, which it fuses into one operation.
+    """
+    cosines, sines = rotation
+    first, second = (
+        op.slice(heads, index([start]), index([start + size // 2]), index([1]), index([3])) for start in (0, size // 2)
+    )
+    turned = op.concat([op.multiply(second, scalar(-1.0, np.float32)), first], -1)
+    return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
+
+
+def _gated(build: Builder, shape: ModernBertShape, prefix: str, hidden: ov.Node) -> ov.Node:
+    inputs, gate = build.linear_parts(f"{prefix}.Wi", hidden, 2, bias=shape.mlp_bias)
+    product = op.multiply(ACTIVATIONS[shape.activation](inputs), gate)
+    return build.linear(f"{prefix}.Wo", product, bias=shape.mlp_bias)

@@ -1,0 +1,133 @@
+"""The whole graph: token ids in, the weight of every emitted token out.
+
+The logits of all positions over the whole vocabulary, [B, L, V], never exist: the head runs over tiles of the
+vocabulary, and each tile is reduced over the positions before the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import openvino as ov  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from openvino import opset15 as op
+
+from app.encoders.base import EncoderError
+from app.encoders.graph.bert import BertShape, bert_states
+from app.encoders.graph.builder import ACTIVATIONS, Builder, Int8, index, scalar
+from app.encoders.graph.modernbert import ModernBertShape, modernbert_states
+from sparse_encoder.artifact import Activation, Architecture, Pooling
+from sparse_encoder.weights import Weights
+
+#: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.
+VOCABULARY_TILE = 1024
+#: The names of the products with its tiles start with this.
+HEAD = "head-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a graph computes, from a manifest."""
+
+    architecture: Architecture
+    activation: Activation
+    pooling: Pooling
+
+
+def build_graph(
+    kind: Kind, config: Mapping[str, Any], weights: Weights, emitted_ids: NDArray[np.int32], int8: Int8
+) -> ov.Model:
+    """Inputs `ids` i32 [B, L] and `lengths` i32 [B]; output f32 [B, len(emitted_ids)], column j for emitted_ids[j].
+
+    `config` is the checkpoint's `config.json`.
+
+    :raises EncoderError: if the model is of a kind that this graph does not compute, or a weight is missing.
+    :raises WeightsError: if a weight cannot be used.
+    """
+    shape = _shape(kind.architecture, config)
+    ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
+    lengths = op.parameter([-1], ov.Type.i32, name="lengths")
+    build = Builder(weights, int8)
+    row_length = op.gather(op.shape_of(ids, "i32"), index(1), index(0))
+    positions = op.range(scalar(0, np.int32), row_length, scalar(1, np.int32), "i32")
+    mask = op.less(op.unsqueeze(positions, index(0)), op.unsqueeze(lengths, index(1)))  # [B, L], true: a real token
+    if isinstance(shape, BertShape):
+        states = bert_states(build, shape, ids, positions, mask)
+    else:
+        states = modernbert_states(build, shape, ids, positions, mask)
+    bias = build.get(_first(build, shape.decoder_biases))[emitted_ids]
+    tiles = [emitted_ids[start : start + VOCABULARY_TILE] for start in range(0, len(emitted_ids), VOCABULARY_TILE)]
+    decoder = list(build.tiles(_first(build, shape.decoders), tiles))
+    head = _max_head if kind.pooling == "max" else _sum_head
+    result = op.result(head(states, mask, decoder, bias, kind.activation))
+    return ov.Model([result], [ids, lengths], "splade")
+
+
+def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | ModernBertShape:
+    if (kind := config.get("position_embedding_type", "absolute")) != "absolute":
+        raise EncoderError(f"config.json has position_embedding_type {kind!r}, this encoder computes only 'absolute'")
+    try:
+        if architecture == "ModernBertForMaskedLM":
+            shape: BertShape | ModernBertShape = ModernBertShape.from_config(config)
+        else:
+            shape = BertShape.from_config(architecture, config)
+    except KeyError as error:
+        raise EncoderError(f"config.json lacks {error}: publish the checkpoint again with its full config") from error
+    for activation in (shape.activation, shape.head_activation):
+        if activation not in ACTIVATIONS:
+            raise EncoderError(
+                f"config.json has the activation {activation!r}, this encoder computes {', '.join(ACTIVATIONS)}"
+            )
+    return shape
+
+
+def _max_head(
+    hidden: ov.Node, mask: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
+) -> ov.Node:
+    # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
+    first = op.gather(hidden, index([0]), index(1))
+    hidden = op.select(op.unsqueeze(mask, index(2)), hidden, first)
+    maxima = [op.reduce_max(logits, index([1])) for logits in _logits(hidden, decoder, bias)]
+    return _activate(op.concat(maxima, 1), activation)  # which is monotone, so it may follow the maximum
+
+
+def _sum_head(
+    hidden: ov.Node, mask: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
+) -> ov.Node:
+    real = op.convert(op.unsqueeze(mask, index(2)), ov.Type.f32)
+    sums = [
+        op.reduce_sum(op.multiply(_activate(logits, activation), real), index([1]))
+        for logits in _logits(hidden, decoder, bias)
+    ]
+    return op.concat(sums, 1)
+
+
+def _logits(hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32]) -> Iterator[ov.Node]:
+    """[B, L, tile] for each tile of the vocabulary. The bias makes each product f32, as what follows it is."""
+    start = 0
+    for rows in decoder:
+        stop = start + rows.get_output_shape(0)[0]
+        product = op.matmul(hidden, rows, False, True, name=f"{HEAD}{start}")
+        yield op.add(product, op.constant(bias[None, None, start:stop]))
+        start = stop
+
+
+def _activate(logits: ov.Node, activation: Activation) -> ov.Node:
+    weights = op.log(op.add(op.relu(logits), scalar(1, np.float32)))
+    return weights if activation == "log1p_relu" else op.log(op.add(weights, scalar(1, np.float32)))
+
+
+def _first(build: Builder, names: Sequence[str]) -> str:
+    """Of a weight that has several names: one that is tied to another is not in the file a second time."""
+    return next((name for name in names if build.has(name)), names[0])
+
+
+def with_bf16_output(graph: ov.Model) -> ov.Model:
+    """`graph` with its output in bf16: else OpenVINO computes all that follows the last product in f32, which for the
+    maxima over the positions takes longer than the products that they are of."""
+    (result,) = graph.get_results()
+    output = op.result(op.convert(result.input_value(0), ov.Type.bf16))
+    return ov.Model([output], graph.get_parameters(), "splade")

@@ -1,0 +1,127 @@
+"""The encoder on a GPU: the checkpoint in torch. It runs on a CPU as well, which is how it is tested."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.encoders.base import EncoderError, OutOfMemory, TokenBatch
+from sparse_encoder.artifact import Activation, Artifact
+from sparse_encoder.vector import SparseVector
+from sparse_encoder.weights import Weights, WeightsError
+
+TorchPrecision = Literal["f32", "bf16", "f16"]
+DTYPES: dict[TorchPrecision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+#: See `Encoder.rounding`.
+ROUNDING: dict[TorchPrecision, float] = {"f32": 0.0, "bf16": 0.12, "f16": 0.05}
+#: Rows of the output matrix whose logits exist at a time: 8,192 positions take 64 MB in bf16.
+VOCABULARY_TILE = 4096
+
+
+class TorchEncoder:
+    """The head runs over tiles of the vocabulary and over real positions; what is active is picked on the device."""
+
+    def __init__(self, artifact: Artifact, device: str, precision: TorchPrecision) -> None:
+        """Loads `artifact` to `device`, such as `cuda`, `cuda:1`, `mps` or `cpu`.
+
+        :raises EncoderError: if the weights are not those of the architecture that its manifest names.
+        """
+        manifest = artifact.manifest
+        self.device = f"{device} {precision}"
+        self.rounding = ROUNDING[precision]
+        self._device = torch.device(device)
+        self._activation: Activation = manifest.activation
+        self._pooling = manifest.pooling
+        model: Any = _load(artifact)
+        model.to(device=self._device, dtype=DTYPES[precision])
+        decoder = model.get_output_embeddings()
+        emitted = np.setdiff1d(np.arange(manifest.vocabulary_size), np.array(manifest.never_emitted_ids, np.int64))
+        self._ids = torch.from_numpy(emitted).to(self._device)
+        self._rows = decoder.weight[self._ids].detach()  # [n, hidden]
+        self._bias = decoder.bias[self._ids].detach().float()  # [n]
+        model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of the logits
+        self._model = model
+        self._lock = threading.Lock()
+
+    def encode(self, batch: TokenBatch) -> list[SparseVector]:
+        """See `Encoder.encode`."""
+        try:
+            with self._lock, torch.inference_mode():
+                rows, columns, weights = self._encode(batch)
+        except torch.OutOfMemoryError as error:
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(str(error)) from None  # the cause holds tensors
+        ends = np.searchsorted(rows, np.arange(1, len(batch.lengths)))
+        return [
+            SparseVector(ids, values)
+            for ids, values in zip(np.split(columns, ends), np.split(weights, ends), strict=True)
+        ]
+
+    def _encode(self, batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+        """The active entries of all texts: text, token and weight, by text and heaviest first."""
+        ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
+        lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
+        mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
+        states = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits[mask]  # [positions, hidden]
+        tiles = zip(self._rows.split(VOCABULARY_TILE), self._bias.split(VOCABULARY_TILE), strict=True)
+        vectors = torch.cat([self._tile(states, batch.lengths.tolist(), rows, bias) for rows, bias in tiles], 1)
+        if not torch.isfinite(vectors).all():
+            raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
+        rows, columns = torch.nonzero(vectors >= torch.finfo(torch.float32).tiny, as_tuple=True)
+        weights = vectors[rows, columns]
+        # Stable, by weight and then by text: within a text heaviest first, equal weights by ascending id.
+        order = torch.argsort(weights, descending=True, stable=True)
+        order = order[torch.argsort(rows[order], stable=True)]
+        tokens = self._ids[columns[order]].to(torch.int32)
+        return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
+
+    def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
+        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden]."""
+        texts = (states @ rows.T).split(lengths)
+        if self._pooling == "max":
+            return self._activate(torch.stack([logits.amax(0) for logits in texts]).float() + bias)
+        return torch.stack([self._activate(logits.float() + bias).sum(0) for logits in texts])
+
+    def _activate(self, logits: Tensor) -> Tensor:
+        weights = torch.log1p(torch.relu(logits))
+        return weights if self._activation == "log1p_relu" else torch.log1p(weights)
+
+
+class _PassThrough(nn.Module):
+    """In the place of a decoder; transformers asks some for these."""
+
+    weight = bias = None
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states
+
+
+def _load(artifact: Artifact) -> nn.Module:
+    """The model class is transformers' own; no code of the checkpoint runs."""
+    kind: Any = getattr(transformers, artifact.manifest.architecture)
+    config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
+    config._attn_implementation = "sdpa"
+    model: Any = kind(config).eval()
+    try:
+        with Weights(artifact.path) as weights:
+            missing, unexpected = model.load_state_dict(
+                {name: torch.from_numpy(weights[name]) for name in weights}, strict=False
+            )
+    except (WeightsError, RuntimeError) as error:
+        raise EncoderError(f"the weights do not fit {artifact.manifest.architecture}: {error}") from error
+    model.tie_weights()
+    tied = set(model._tied_weights_keys or {})
+    if lacking := sorted(set(missing) - tied):
+        raise EncoderError(f"the checkpoint has no weight {lacking[0]}: publish or convert it again")
+    if unexpected:
+        raise EncoderError(f"the checkpoint has a weight {unexpected[0]} that {kind.__name__} does not know")
+    loaded: nn.Module = model
+    return loaded

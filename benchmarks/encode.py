@@ -1,0 +1,154 @@
+"""`python -m benchmarks.encode`: texts a second in one process, ours beside sentence-transformers.
+
+Optimum, by which sentence-transformers uses OpenVINO, refuses ModernBERT: a BERT of its size stands in for it.
+
+Every encoder runs in a process of its own and tokenises as well. For each case (texts of one length, so many at once)
+they take turns, several times; medians count. Writes a table with ratios to the first peer, `encode.json` and
+`encode.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from app.checkpoints import EMBEDDED
+from benchmarks import models, peer
+
+#: Tokens of each text, texts in a batch.
+CASES = [(8, 1), (16, 1), (64, 1), (16, 32), (16, 128), (64, 32), (256, 8), (512, 4)]
+MODELS = {"embedded": models.embedded, "modernbert": models.modernbert, "bert": models.bert}
+OURS = ["ours:f32", "ours:bf16", "ours:int8", "ours:int8-static"]
+PEERS = ["torch", "torch-bf16", "openvino", "openvino-int8"]
+ROOT = Path(__file__).parent.parent
+
+
+class Worker:
+    """See `benchmarks.worker`."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        python = Path(sys.executable) if kind.startswith("ours") else peer.python()
+        self.kind = kind
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(
+            [python, "-P", "-W", "ignore", peer.WORKER, kind, directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT) if kind.startswith("ours") else "", "HF_HUB_OFFLINE": "1"},
+        )
+        while self._line() != "ready":  # some libraries print as well
+            pass
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()
+
+    def seconds(self, texts: Sequence[str], batch_size: int) -> float:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"texts": texts, "batch_size": batch_size}) + "\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise RuntimeError(f"the worker {self.kind} ended:\n{self._log.read()[-3000:]}")
+        return line.strip()
+
+
+def texts_of(tokens: int, count: int) -> list[str]:
+    """`count` texts of `tokens` tokens each, [CLS] and [SEP] included: of words that are one token."""
+    words = ["계약", "보험", "치료", "법원", "정보", "지역", "학교", "기업", "운동", "시장"]
+    return [" ".join(words[(row + column) % 10] for column in range(tokens - 2)) for row in range(count)]
+
+
+def measure(ours: Path, theirs: Path, kinds: Sequence[str], rounds: int) -> list[dict[str, object]]:
+    """Seconds of each round of each case and encoder; one round before them warms up."""
+    results = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(kind, ours if kind.startswith("ours") else theirs)) for kind in kinds]
+        for tokens, batch in CASES:
+            texts = texts_of(tokens, batch)
+            repeats = max(1, 64 // (tokens * batch))  # a short case several times, as one figure
+            seconds: dict[str, list[float]] = {worker.kind: [] for worker in workers}
+            for turn in range(rounds + 1):
+                for worker in workers:
+                    taken = sum(worker.seconds(texts, batch) for _ in range(repeats)) / repeats
+                    if turn:
+                        seconds[worker.kind].append(taken)
+            results.append({"tokens": tokens, "batch": batch, "seconds": seconds})
+            print(row(results[-1], kinds), flush=True)
+    return results
+
+
+def row(result: dict[str, object], kinds: Sequence[str]) -> str:
+    seconds: dict[str, list[float]] = result["seconds"]  # type: ignore[assignment]
+    first = median(seconds[next(kind for kind in kinds if not kind.startswith("ours"))])
+    cells = [f"{median(seconds[kind]) * 1000:9.1f} ({first / median(seconds[kind]):4.1f}x)" for kind in kinds]
+    return f"{result['batch']:>5} x {result['tokens']:<4}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def plot(results: Sequence[dict[str, object]], kinds: Sequence[str], title: str, target: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(11, 4.5), layout="constrained")
+    width = 0.8 / len(kinds)
+    for number, kind in enumerate(kinds):
+        rates = [
+            int(str(result["tokens"])) * int(str(result["batch"])) / median(result["seconds"][kind])  # type: ignore[index]
+            for result in results
+        ]
+        axes.bar([index + number * width for index in range(len(results))], rates, width, label=kind)
+    axes.set_xticks(
+        [index + 0.4 - width / 2 for index in range(len(results))],
+        [f"{result['batch']} x {result['tokens']}" for result in results],
+    )
+    axes.set(xlabel="texts x tokens", ylabel="tokens a second", title=title)
+    axes.legend(ncols=2)
+    figure.savefig(target, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.encode", description=__doc__)
+    parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS))
+    parser.add_argument("--kinds", nargs="+", default=[*OURS, *PEERS], help=", ".join([*OURS, *PEERS]))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="directory for JSON and plots")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.model:
+        directory = MODELS[name]()
+        kinds = [kind for kind in options.kinds if name != "modernbert" or not kind.startswith("openvino")]
+        (directory / "calibration.json").write_text(json.dumps(peer.CALIBRATION), encoding="utf-8")
+        print(f"\n{name}: milliseconds of a batch (times as fast as the first of sentence-transformers)")
+        print(f"{'':12}" + "".join(f"{kind:>18}" for kind in kinds))
+        results = measure(EMBEDDED if name == "embedded" else directory, directory, kinds, options.rounds)
+        (options.out / f"encode-{name}.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+        plot(results, kinds, f"{name}, {os.cpu_count()} cores", options.out / f"encode-{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`python -m benchmarks.precision --data DIR --set NAME ...`: what each precision costs in quality and gives in speed.
+
+Encodes whole retrieval sets (`DIR/NAME.corpus.jsonl` and `DIR/NAME.queries.jsonl`, or both as `.xz`) in each precision
+and ranks exactly. Overlap is the share of the twenty heaviest tokens of a text that f32 has among its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.checkpoints import EMBEDDED
+from app.encoders.base import Encoder, TokenBatch
+from app.encoders.openvino_encoder import OpenVINOEncoder
+from benchmarks.models import CACHE
+from benchmarks.opensearch import read_set
+from sparse_encoder.packed import read_packed
+from sparse_encoder.tokenizer import Tokenizer
+from sparse_encoder.vector import SparseVector
+from training.retrieval import measure, rank, to_matrix
+
+PRECISIONS = ("f32", "bf16", "int8", "int8-static")
+TOP_K = {"document": 256, "query": 64}  # as the service prunes by default
+BATCH_TOKENS = 2048
+MOST_QUERIES = 1000
+
+
+def encode(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str], length: int, top_k: int) -> list[SparseVector]:
+    """In batches of texts of near-equal length, as the service makes them."""
+    tokenised = [text.ids for text in tokenizer.encode_batch(texts, length)]
+    vectors = [SparseVector.from_pairs([], [])] * len(texts)
+    order = sorted(range(len(texts)), key=lambda index: len(tokenised[index]))
+    while order:
+        count = max(1, BATCH_TOKENS // len(tokenised[order[0]]))
+        while count > 1 and count * len(tokenised[order[min(count, len(order)) - 1]]) > BATCH_TOKENS:
+            count -= 1
+        chosen, order = order[:count], order[count:]
+        batch = TokenBatch.pad([tokenised[index] for index in chosen], tokenizer.pad_id)
+        for index, vector in zip(chosen, encoder.encode(batch), strict=True):
+            vectors[index] = vector.prune(top_k=top_k)
+    return vectors
+
+
+def overlap(mine: Sequence[SparseVector], exact: Sequence[SparseVector]) -> float:
+    shares = [
+        len(set(a.ids[:20].tolist()) & set(b.ids[:20].tolist())) / min(20, len(b))
+        for a, b in zip(mine, exact, strict=True)
+        if len(b)
+    ]
+    return float(np.mean(shares))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", nargs="+", required=True)
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS)
+    options = parser.parse_args()
+    artifact = read_packed(EMBEDDED)
+    manifest, tokenizer = artifact.manifest, Tokenizer.from_file(artifact.path / "tokenizer.json")
+    print(f"{manifest.version}: nDCG@10, overlap of the top 20 (query / document), active tokens, tokens a second")
+    exact: dict[str, tuple[list[SparseVector], list[SparseVector]]] = {}
+    for precision in options.precision:
+        encoder = OpenVINOEncoder(artifact, precision, cache_dir=CACHE)
+        for name in options.set:
+            data = read_set(options.data, name, max_documents=10**9, max_queries=MOST_QUERIES)
+            ids, texts = list(data.documents), list(data.documents.values())
+            asked = data.queries
+            started = time.perf_counter()
+            documents = encode(encoder, tokenizer, texts, manifest.max_length_document, TOP_K["document"])
+            seconds = time.perf_counter() - started
+            queries = encode(encoder, tokenizer, [q for q, _ in asked], manifest.max_length_query, TOP_K["query"])
+            size = manifest.vocabulary_size
+            ranked = rank(to_matrix(queries, size), to_matrix(documents, size))
+            ndcg = measure(ranked, [relevant for _, relevant in asked], ids)["nDCG@10"]
+            exact.setdefault(name, (queries, documents))
+            tokens = sum(len(t.ids) for t in tokenizer.encode_batch(texts, manifest.max_length_document))
+            print(
+                f"{precision:12} {name:16} {ndcg:.4f}   {overlap(queries, exact[name][0]):.3f} / "
+                f"{overlap(documents, exact[name][1]):.3f}   {np.mean([len(q) for q in queries]):.0f} / "
+                f"{np.mean([len(d) for d in documents]):.0f}   {tokens / seconds:,.0f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

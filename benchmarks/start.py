@@ -1,0 +1,57 @@
+"""`python -m benchmarks.start`: seconds until the service is ready, and the memory that it has then.
+
+Beside it, in turn, a process that only imports what any such service imports. The first start of all is not counted: it
+compiles byte code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import httpx
+
+from tests.app.server import running
+from tests.app.soak import resident_bytes
+
+IMPORTS = "import fastapi, uvicorn, openvino, tokenizers"
+
+
+def imports() -> float:
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
+    return time.perf_counter() - started
+
+
+def service(flags: list[str]) -> tuple[float, float, bool]:
+    """Seconds until /readyz says so, megabytes resident then, and whether torch is in the process."""
+    started = time.perf_counter()
+    with running("-m", "app", "--port", "0", *flags) as server:
+        assert httpx.get(f"{server.url}/readyz").status_code == 200
+        seconds = time.perf_counter() - started
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
+        return seconds, resident_bytes(server) / 1e6, "libtorch" in maps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    options, flags = parser.parse_known_args()
+    bare, ready = [], []
+    for turn in range(options.rounds + 1):
+        pair = imports(), service(flags)
+        if turn:
+            bare.append(pair[0])
+            ready.append(pair[1])
+    seconds = median(result[0] for result in ready)
+    print(f"imports alone   {median(bare):6.2f} s")
+    print(f"service ready   {seconds:6.2f} s   {seconds / median(bare):.2f}x")
+    print(f"resident then   {median(result[1] for result in ready):6.0f} MB   torch loaded: {ready[0][2]}")
+
+
+if __name__ == "__main__":
+    main()

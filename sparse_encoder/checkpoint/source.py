@@ -1,0 +1,206 @@
+"""A checkpoint read and checked: everything that says whether it will be served, before its weights are in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
+from sparse_encoder.checkpoint.architectures import Layout, layout
+from sparse_encoder.checkpoint.directory import Directory, SourceError
+from sparse_encoder.checkpoint.query_weights import find_query_tokens
+from sparse_encoder.checkpoint.shapes import Shape, find_shape
+from sparse_encoder.checkpoint.tokenizer_files import SourceTokenizer, read_tokenizer
+from sparse_encoder.checkpoint.weights import Tensor, open_weights
+from sparse_encoder.query_tokens import QueryTokens
+
+#: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
+USUAL_LENGTH = 512
+#: Of the code that converts: with another one, what was converted before is not used again.
+CONVERSION = 1
+#: Weights that checkpoints carry besides and that have no part in the logits.
+_UNUSED = re.compile(
+    r"(^|\.)(pooler|seq_relationship|discriminator_predictions)\.|(^|\.)(position_ids|token_type_ids)$"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a user may say instead of the checkpoint; None leaves it to the checkpoint."""
+
+    max_length_document: int | None = None  #: tokens, special ones included
+    max_length_query: int | None = None
+    activation: Activation | None = None
+    pooling: Pooling | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that can be converted."""
+
+    name: str  #: what the user called it
+    revision: str  #: the commit on the hub, or "none"
+    directory: Directory
+    shape: Shape
+    layout: Layout
+    tensors: Mapping[str, Tensor]  #: by the name that transformers gives it
+    tokenizer: SourceTokenizer
+    query_tokens: QueryTokens | None
+    max_length_document: int
+    max_length_query: int
+
+    @property
+    def never_emitted_ids(self) -> tuple[int, ...]:
+        """Ascending."""
+        return self.tokenizer.special_ids
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """For `config.json` of an artifact, without what depends on the weights."""
+        config = {**self.layout.config, "vocab_size": self.tokenizer.size}
+        if not self.layout.pad_is_position:
+            config["pad_token_id"] = self.tokenizer.pad_id
+        return config
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the artifact's weights, at most."""
+        return sum(4 * int(np.prod(tensor.shape, dtype=np.int64)) for tensor in self.tensors.values())
+
+    @cached_property
+    def hash(self) -> str:
+        """The same for the same files and choices, wherever they lie."""
+        choices = (self.shape.activation, self.shape.pooling, self.max_length_document, self.max_length_query)
+        return self.directory.hash(json.dumps([CONVERSION, *choices]))
+
+    @property
+    def version(self) -> str:
+        """The id of the artifact."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-._")[-80:].lstrip("-._") or "checkpoint"
+        return f"{name}-{self.hash[:8]}"
+
+    def weights(self) -> tuple[dict[str, NDArray[np.float32]], bool]:
+        """The weights of the artifact by their names in transformers, and whether input and output share a matrix.
+
+        Rows beyond the tokenizer's ids are left out.
+
+        :raises SourceError: if one holds NaN or infinity.
+        """
+        size, plan = self.tokenizer.size, self.layout
+        weights = {name: self.tensors[name].read() for name in plan.body}
+        embedding = weights[plan.embedding] = self.tensors[plan.embedding].read()[:size]
+        decoder = self.tensors[plan.decoder].read()[:size] if plan.decoder in self.tensors else embedding
+        tied = decoder is embedding or np.array_equal(decoder, embedding)
+        if not tied:
+            weights[plan.decoder] = decoder
+        stored = [name for name in plan.biases if name in self.tensors]
+        bias = self.tensors[stored[-1]].read()[:size] if stored else np.zeros(size, np.float32)
+        bias[list(self.never_emitted_ids)] = CLOSED_BIAS
+        names = plan.biases or (plan.decoder.replace(".weight", ".bias"),)
+        weights |= dict.fromkeys(names[:1] if tied else names, bias)
+        return weights, tied
+
+
+def read_source(path: Path, name: str, choices: Choices | None = None, revision: str = "none") -> Source:
+    """The checkpoint in the directory `path`, of which only headers and texts are read.
+
+    :raises SourceError: if it cannot be served.
+    """
+    choices = choices or Choices()
+    directory = Directory(path)
+    shape = find_shape(directory)
+    config = shape.encoder.settings("config.json")
+    plan = layout(config)
+    tokenizer = read_tokenizer(shape.encoder, config)
+    if tokenizer.size > plan.vocabulary_size:
+        raise SourceError(
+            f"its tokenizer has {tokenizer.size} tokens, its weights are for {plan.vocabulary_size}: "
+            "they are of different models; use the files that belong together"
+        )
+    tensors = _checked(open_weights(shape.encoder), plan, bool(config.get("tie_word_embeddings", True)))
+    shape = replace(
+        shape,
+        kind=shape.kind + _wrapped(tensors, plan),
+        activation=choices.activation or shape.activation,
+        pooling=choices.pooling or shape.pooling,
+    )
+    usual = min(shape.max_length or min(tokenizer.max_length or USUAL_LENGTH, USUAL_LENGTH), plan.positions)
+    lengths = [choices.max_length_document or usual, choices.max_length_query or usual]
+    if max(lengths) > plan.positions:
+        raise SourceError(
+            f"a length of {max(lengths)} tokens was asked for, the model has positions for {plan.positions}: "
+            "lower --max-length-document or --max-length-query"
+        )
+    return Source(
+        name=name,
+        revision=revision,
+        directory=directory,
+        shape=shape,
+        layout=plan,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        query_tokens=find_query_tokens(directory, shape, tokenizer, tokenizer.special_ids),
+        max_length_document=lengths[0],
+        max_length_query=lengths[1],
+    )
+
+
+def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str, Tensor]:
+    """`stored` by the names of transformers; what has no part in the logits is left out."""
+    named = {_modern(name): tensor for name, tensor in stored.items()}
+    if plan.embedding not in named:
+        # A class around the masked language model puts a prefix before every name.
+        wrapped = [name for name in named if name.endswith(f".{plan.embedding}")]
+        prefix = wrapped[0].removesuffix(plan.embedding) if len(wrapped) == 1 else ""
+        named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    vocabulary, size = plan.vocabulary_size, plan.embedding_size
+    expected = {plan.embedding: (vocabulary, size), **plan.body}
+    missing = sorted(expected.keys() - named.keys())
+    if missing:
+        raise SourceError(
+            f"its weights lack {len(missing)} of {plan.architecture}, such as {missing[0]}: they are of another "
+            "architecture than config.json says, or of an encoder without a language model head: no sparse encoder"
+        )
+    if not tied and plan.decoder not in named:
+        raise SourceError(
+            f"its weights lack the decoder {plan.decoder}, and config.json says that it is not the input matrix "
+            "(tie_word_embeddings): use a complete checkpoint"
+        )
+    if plan.biases and not any(name in named for name in plan.biases):
+        raise SourceError(f"its weights lack {plan.biases[0]}: use a complete checkpoint")
+    expected |= {plan.decoder: (vocabulary, size)} | dict.fromkeys(plan.biases, (vocabulary,))
+    unknown = sorted(name for name in named.keys() - expected.keys() if not _UNUSED.search(name))
+    if unknown:
+        raise SourceError(
+            f"its weights hold {len(unknown)} that a {plan.architecture} does not have, such as {unknown[0][:100]}: "
+            "what they do is not known, so its vectors would be wrong"
+        )
+    tensors = {name: named[name] for name in expected if name in named}
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name]:
+            raise SourceError(
+                f"{name} has the shape {list(tensor.shape)}, by config.json it is {list(expected[name])}: "
+                "they are of different models; use the files that belong together"
+            )
+    return tensors
+
+
+def _modern(name: str) -> str:
+    """Names of the time when norms had gamma and beta."""
+    head, _, last = name.rpartition(".")
+    return f"{head}.{ {'gamma': 'weight', 'beta': 'bias'}.get(last, last) }" if head else name
+
+
+def _wrapped(tensors: Mapping[str, Tensor], plan: Layout) -> str:
+    stored = tensors[plan.embedding].name
+    return (
+        "" if stored == plan.embedding else f", in a wrapper ({stored.removesuffix(plan.embedding)!r} before each name)"
+    )

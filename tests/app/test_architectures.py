@@ -1,0 +1,132 @@
+"""Every architecture by every encoder: random weights, saved by transformers, against its own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from app.encoders.base import Encoder, TokenBatch
+from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.torch_encoder import TorchEncoder
+from sparse_encoder.artifact import Activation, Architecture, Artifact, Pooling, read_manifest
+from tests.tiny import dense
+
+VOCABULARY, HIDDEN, LONGEST, PAD = 500, 64, 180, 1
+BERT_SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": LONGEST + 2,
+}
+ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {
+    "openvino": lambda artifact: OpenVINOEncoder(artifact, "f32", threads=1),
+    "torch": lambda artifact: TorchEncoder(artifact, "cpu", "f32"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    architecture: Architecture
+    config: str
+    sizes: dict[str, Any] = field(default_factory=lambda: BERT_SIZES)
+    activation: Activation = "log1p_relu"
+    pooling: Pooling = "max"
+
+    def __str__(self) -> str:
+        return f"{self.architecture} {self.activation} {self.pooling} {self.sizes.get('tie_word_embeddings', '')}"
+
+
+MODERNBERT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "local_attention": 16,  # so that most of a text lies outside of it
+    "pad_token_id": PAD,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "cls_token_id": 2,
+    "sep_token_id": 3,
+}
+DISTILBERT = {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": LONGEST}
+CASES = [
+    Case("BertForMaskedLM", "BertConfig"),
+    Case("BertForMaskedLM", "BertConfig", BERT_SIZES | {"tie_word_embeddings": False, "hidden_act": "gelu_new"}),
+    Case("BertForMaskedLM", "BertConfig", activation="log1p_log1p_relu"),
+    Case("BertForMaskedLM", "BertConfig", pooling="sum"),
+    Case("RobertaForMaskedLM", "RobertaConfig"),
+    Case("XLMRobertaForMaskedLM", "XLMRobertaConfig"),
+    Case("CamembertForMaskedLM", "CamembertConfig"),
+    Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
+    Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
+    Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": HIDDEN}),
+    Case("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT),
+    Case("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT, pooling="sum", activation="log1p_log1p_relu"),
+    Case(
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        MODERNBERT | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def saved(
+    request: pytest.FixtureRequest, tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, Any]:
+    """An artifact of the case, and the torch model that it was saved from."""
+    case: Case = request.param
+    torch.manual_seed(5)
+    model: Any = getattr(transformers, case.architecture)(
+        getattr(transformers, case.config)(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **case.sizes})
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:  # biases and norms start as 0 and 1, which would hide that one is left out
+                parameter += 0.1 * torch.randn_like(parameter)
+            elif "embeddings" not in name:
+                parameter *= 3
+    directory = tmp_path_factory.mktemp("model")
+    model.save_pretrained(directory)
+    manifest = replace(
+        read_manifest(tiny_artifact),
+        architecture=case.architecture,
+        activation=case.activation,
+        pooling=case.pooling,
+        vocabulary_size=VOCABULARY,
+        never_emitted_ids=(0, 7, 250),
+    )
+    return Artifact(directory, manifest), model
+
+
+def reference(artifact: Artifact, model: Any, ids: list[int]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0]
+    weights = torch.log1p(torch.relu(logits))
+    if artifact.manifest.activation == "log1p_log1p_relu":
+        weights = torch.log1p(weights)
+    pooled: NDArray[np.float32] = (weights.amax(0) if artifact.manifest.pooling == "max" else weights.sum(0)).numpy()
+    pooled[list(artifact.manifest.never_emitted_ids)] = 0
+    return pooled
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any]) -> None:
+    artifact, model = saved
+    encoder = ENCODERS[name](artifact)
+    random = np.random.default_rng(3)
+    texts = [[2, *random.integers(10, VOCABULARY, length).tolist(), 3] for length in (1, 5, 40, LONGEST - 2)]
+    for text, vector in zip(texts, encoder.encode(TokenBatch.pad(texts, PAD)), strict=True):
+        expected = reference(artifact, model, text)
+        assert np.count_nonzero(expected) > 10
+        np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=1e-4, atol=1e-4)
