@@ -121,7 +121,7 @@ def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
     goes wrong.
     """
     state = processes(train)
-    for parameter in _unused(job.module):  # DistributedDataParallel would wait for their gradients for ever
+    for parameter in unused_parameters(job.module):  # DistributedDataParallel would wait for their gradients for ever
         parameter.requires_grad_(False)
     optimizer = torch.optim.AdamW(job.groups, betas=(0.9, 0.98), weight_decay=train.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, job.schedules)
@@ -186,8 +186,12 @@ def split_parameters(module: TiledSplade) -> tuple[list[nn.Parameter], list[nn.P
     return list(tables.values()), [p for p in module.parameters() if id(p) not in tables]
 
 
-def _unused(module: TiledSplade) -> list[nn.Parameter]:
-    """Of BERT's two copies of the decoder's bias the one that nothing computes with."""
-    predictions = getattr(getattr(module.splade.mlm, "cls", None), "predictions", None)
-    bias = getattr(predictions, "bias", None)
+def unused_parameters(module: TiledSplade) -> list[nn.Parameter]:
+    """What gets no gradient: of BERT's two copies of the decoder's bias the one that nothing computes with; and the
+    whole head while only dense vectors are trained."""
+    mlm = module.splade.mlm
+    if module.heads_only:
+        body = {id(parameter) for parameter in mlm.base_model.parameters()}
+        return [parameter for parameter in mlm.parameters() if id(parameter) not in body]
+    bias = getattr(getattr(getattr(mlm, "cls", None), "predictions", None), "bias", None)
     return [] if bias is None or bias is module.splade.decoder.bias else [bias]

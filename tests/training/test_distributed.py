@@ -11,8 +11,31 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparse_encoder.tokenizer import Tokenizer
+from tests.tiny import SENTENCES, publish
+from training.fit import unused_parameters
+from training.module import TASKS, load_module
+from training.vocabulary import Roles
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "training" / "sample" / "recipe.toml"
+
+
+@pytest.mark.parametrize("heads_only", [False, True])
+def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, heads_only: bool) -> None:
+    """Else DistributedDataParallel waits for ever."""
+    artifact = publish(tmp_path / "tiny")
+    Roles(list(range(len(Tokenizer.from_file(artifact / "tokenizer.json").vocabulary)))).save(artifact / "roles.json")
+    module = load_module(artifact, max_tokens=dict.fromkeys(TASKS, 32), bf16=False)
+    module.heads_only = heads_only
+    with torch.no_grad():
+        module.splade.decoder.bias.fill_(5.0)  # so that every word fires
+    out = module(module.preprocess(list(SENTENCES), task="document"))
+    (out["states"].sum() if heads_only else out["sentence_embedding"].square().sum()).backward()
+    without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
+    unused = {id(parameter) for parameter in unused_parameters(module)}
+    assert without == {name for name, parameter in module.named_parameters() if id(parameter) in unused}
+    assert any("decoder.weight" in name for name in without) == heads_only
 
 
 @pytest.mark.timeout(300)

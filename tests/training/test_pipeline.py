@@ -220,7 +220,8 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path
     recipe = tmp_path / "recipe.toml"
     text = (ROOT / RECIPE).read_text(encoding="utf-8")
     text = text.replace("steps = 20\n", "steps = 60\n", 1)
-    recipe.write_text(text.replace("[data]\n", "[data]\nvalidation_pairs = 8\n", 1), encoding="utf-8")
+    text = text.replace("[data]\n", "[data]\nvalidation_pairs = 8\n", 1)
+    recipe.write_text(text.replace("[train]\n", "[train]\nhard_negatives = true\n", 1), encoding="utf-8")
     resumed, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (resumed, undisturbed):
         shutil.copytree(run / "vocabulary", folder / "vocabulary")
@@ -262,7 +263,7 @@ def test_the_best_checkpoint_by_retrieval_is_the_one_that_is_kept(run: Path, tmp
 def test_a_run_writes_a_log_with_the_time_left_and_curves(run: Path) -> None:
     lines = (run / "train" / "log.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 20
-    assert re.search(r" step 20/20 .*loss .*contrastive .*active_document .*time left 0:00:00$", lines[-1])
+    assert re.search(r" step 20/20 .*loss .*active_document .*contrastive .*time left 0:00:00$", lines[-1])
     assert (run / "train" / "curves.png").stat().st_size > 1000
 
 
