@@ -7,12 +7,13 @@ entry: the values are the same, and no array of batch x length x vocabulary is e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
 
@@ -72,32 +73,60 @@ class MaxLogits(torch.autograd.Function):
         return hidden_gradient, None, weight_gradient, bias_gradient, None
 
 
+def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
+    """What stands between the last hidden state and the decoder. Raises ``ValueError`` for a head that is not known."""
+    if hasattr(mlm, "cls") and hasattr(mlm.cls, "predictions"):  # BERT, and what copies it
+        transform: Callable[[Tensor], Tensor] = mlm.cls.predictions.transform
+        return transform
+    if hasattr(mlm, "head") and hasattr(mlm, "decoder"):  # ModernBERT
+        head: Callable[[Tensor], Tensor] = mlm.head
+        return head
+    if hasattr(mlm, "lm_head") and hasattr(mlm.lm_head, "dense"):  # RoBERTa, XLM-R
+        dense, norm = mlm.lm_head.dense, mlm.lm_head.layer_norm
+        return lambda states: norm(nn.functional.gelu(dense(states)))
+    if hasattr(mlm, "generator_predictions"):  # ELECTRA
+        generator: Callable[[Tensor], Tensor] = mlm.generator_predictions
+        return generator
+    if hasattr(mlm, "vocab_transform"):  # DistilBERT
+        return lambda states: mlm.vocab_layer_norm(mlm.activation(mlm.vocab_transform(states)))
+    known = "BERT, ModernBERT, RoBERTa, ELECTRA and DistilBERT"
+    raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
+
+
 class SpladeModel(nn.Module):
-    """A masked-LM as a sparse encoder.
+    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads.
 
     ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
     every id is computed.
     """
 
-    def __init__(self, mlm: BertForMaskedLM, emitted: Tensor | None = None) -> None:
+    def __init__(self, mlm: PreTrainedModel, emitted: Tensor | None = None) -> None:
+        """Raises ``ValueError`` if the head of ``mlm`` is not known."""
         super().__init__()
-        self.mlm = mlm
+        _transform_of(mlm)
+        self.mlm: Any = mlm  # whose attributes depend on its family
         self.register_buffer("emitted", emitted, persistent=False)
         self.emitted: Tensor | None
 
     @classmethod
     def from_pretrained(cls, path: Path | str, never_emitted: list[int] | None = None) -> SpladeModel:
         """Load a transformers checkpoint (f32, evaluation mode); ``never_emitted`` ids are skipped, not masked."""
-        mlm = BertForMaskedLM.from_pretrained(str(path), dtype=torch.float32).eval()
+        mlm = AutoModelForMaskedLM.from_pretrained(str(path), dtype=torch.float32).eval()
         if never_emitted is None:
             return cls(mlm)
         keep = torch.ones(mlm.config.vocab_size, dtype=torch.bool)
         keep[never_emitted] = False
         return cls(mlm, keep.nonzero()[:, 0])
 
+    @property
+    def decoder(self) -> nn.Linear:
+        """The last layer, one row a vocabulary entry. In many checkpoints its weight is the input embedding itself."""
+        decoder: nn.Linear = self.mlm.get_output_embeddings()
+        return decoder
+
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """The encoder's last hidden state: [batch, length, hidden]."""
-        states: Tensor = self.mlm.bert(input_ids=input_ids, attention_mask=attention_mask)[0]
+        states: Tensor = self.mlm.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
         return states.float()
 
     def max_logits(self, states: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -105,14 +134,13 @@ class SpladeModel(nn.Module):
 
         ``dtype``: of the product with the decoder; bfloat16 is what training uses.
         """
-        head = self.mlm.cls.predictions
-        weight, bias = head.decoder.weight, head.decoder.bias
+        weight, bias = self.decoder.weight, self.decoder.bias
         if self.emitted is not None:
             return self._max_logits(states, attention_mask, weight[self.emitted], bias[self.emitted], dtype)
         return self._max_logits(states, attention_mask, weight, bias, dtype)
 
     def _max_logits(self, states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        transformed = self.mlm.cls.predictions.transform(states).float()
+        transformed = _transform_of(self.mlm)(states).float()
         result: Tensor = MaxLogits.apply(transformed, mask.bool(), weight, bias, dtype)  # type: ignore[no-untyped-call]
         return result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.store import Store, StoreError
 from training.config import Config, ConfigError, RunError, load_config
-from training.data import DataError
+from training.readers import DataError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,6 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data-root", type=Path, help="replaces data.root of the recipe")
         if name == "evaluate":
             command.add_argument("--queries", type=int, default=1000, help="at most so many queries a set (0 = all)")
+            command.add_argument("--reference", type=Path, help="artifact to compare the heaviest words with")
+            command.add_argument("--dense", action="store_true", help="also measure the dense teacher, model.e5_path")
         if name == "publish":
             command.add_argument("--store", required=True, help="directory or fsspec URL, such as s3://bucket/models")
             command.add_argument("--alias", action="append", default=[], help="name that shall stand for the version")
@@ -41,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, config: Config) -> None:
     # torch and transformers take seconds to import: not for --help or for a wrong recipe
     from training import data, evaluate, publish, stages, trainer
+    from training.e5 import DenseTeacher, load_e5
 
     run: Path = options.run
     exported = run / "export"
@@ -53,7 +56,16 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         training_data = data.load_training_data(config)
         publish.export(run / "train" / "final", exported, config, training_data)
         checkpoint = evaluate.Checkpoint.from_export(run)
-        report = evaluate.evaluate(config, checkpoint, training_data.held_out, query_limit=options.queries)
+        report = evaluate.evaluate(
+            config,
+            checkpoint,
+            training_data.held_out,
+            query_limit=options.queries,
+            reference=evaluate.Checkpoint.from_artifact(options.reference) if options.reference else None,
+            dense=DenseTeacher(*load_e5(config.data_path(config.model.e5_path)), max_tokens=256)
+            if options.dense
+            else None,
+        )
         report["weights_sha256"] = publish.weights_hash(exported)
         evaluate.write_report(report, run)
         print(evaluate.table(report))  # noqa: T201

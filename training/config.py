@@ -24,7 +24,7 @@ class Section(BaseModel):
 
 
 class PassageSource(Section):
-    """Text with natural (query, passage) pairs in it, one JSON object a line (``.jsonl`` or ``.jsonl.xz``).
+    """Text with natural (query, passage) pairs in it; files are read as ``training.readers`` says.
 
     ``fields``: the query is one field and the passage another. ``numbered``: both hold items ``[1] ... [2] ...`` that
     belong together by number. ``definitions``: the passage defines quoted terms, each a query for its own sentence.
@@ -49,12 +49,24 @@ class TextSource(Section):
 
 
 class TermSource(Section):
-    """Related terms: tab-separated, with a header that names at least ``term`` and ``related``."""
+    """Related terms; columns ``score`` and ``domain`` are used where a file has them."""
 
     path: str
+    term: str = "term"
+    related: str = "related"
     kind: Literal["synonym", "related", "translation"] = "related"
     max_pairs: int = 0
     min_score: float = -1.5  #: rows that carry a lower ``score`` are left out (rows without one stay)
+
+
+class TripletSource(Section):
+    """(anchor, positive, hard negative) terms, for the card's loss."""
+
+    path: str
+    anchor: str = "anchor"
+    positive: str = "positive"
+    negative: str = "negative"  #: "" = the file has none: a term that looks like the anchor is found for each row
+    max_triplets: int = 0
 
 
 class RetrievalSet(Section):
@@ -69,6 +81,9 @@ class DataConfig(Section):
     passages: tuple[PassageSource, ...] = ()
     texts: tuple[TextSource, ...] = ()
     terms: tuple[TermSource, ...] = ()
+    triplets: tuple[TripletSource, ...] = ()
+    max_bad_rows: int = 0  #: unreadable rows that a file may have; they are logged and counted
+    validation_pairs: int = 0  #: passage pairs that are kept from training, to choose the best checkpoint by
     retrieval: str = "retrieval"
     retrieval_sets: tuple[RetrievalSet, ...] = ()
     held_out_percent: int = 10  #: share of anchor terms that no training term pair holds
@@ -82,10 +97,11 @@ class VocabularyConfig(Section):
 
 class ModelConfig(Section):
     """The encoder. ``e5`` widens multilingual-e5-small by ``identity_size``; ``fresh`` starts from random weights;
-    ``checkpoint`` goes on from what an earlier run trained, with its vocabulary."""
+    ``checkpoint`` goes on from what an earlier run trained, with its vocabulary; ``pretrained`` from any masked
+    language model (BERT, ModernBERT, RoBERTa) with its tokenizer: every token but the special ones may be emitted."""
 
-    start: Literal["e5", "fresh", "checkpoint"] = "e5"
-    checkpoint: str = ""  #: for ``checkpoint``: the ``train/final`` directory of the earlier run
+    start: Literal["e5", "fresh", "checkpoint", "pretrained"] = "e5"
+    checkpoint: str = ""  #: ``train/final`` of the earlier run, or folder or hub name of the pretrained one
     e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
     identity_size: int = 128  #: dimensions that carry each token's own code from the embedding to the head
     hidden_size: int = 512  #: for ``fresh``
@@ -118,13 +134,30 @@ class LossConfig(Section):
     flops_warmup: float = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
     temperature: float = 0.02  #: of the teacher's cosines
     lexical_teacher: float = 0.0  #: weight of BM25-like scores of the own words, added to the teacher's logits
+    margin: float = 0.0  #: MarginMSE against the dense teacher, over mined negatives
+    idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
+    anti_collapse: float = 0.0  #: weight of the guard that no vector's weights sum to less than ``least_weight``
+    least_weight: float = 2.0
+
+
+class CardLossConfig(Section):
+    """The four-part loss of Korean Neural Sparse Encoder v1, over triplets."""
+
+    lambda_self: float = 4.0
+    lambda_synonym: float = 10.0
+    lambda_margin: float = 2.5
+    lambda_flops: float = 8e-3
+    margin: float = 1.5
 
 
 class TrainConfig(Section):
     """Stage 2: the sparse training."""
 
+    objective: Literal["retrieval", "card"] = "retrieval"  #: ``card``: ``[card]`` over the triplets, nothing else
     steps: int = 2800
-    batch: int = 64
+    epochs: float = 0.0  #: instead of ``steps``; 0 = ``steps`` counts
+    batch: int = 64  #: of all processes together
+    accumulation: int = Field(default=1, ge=1)  #: batches whose gradients make one step
     term_share: float = Field(default=0.3, ge=0, lt=1)  #: share of batches made of term pairs
     query_tokens: int = 32
     document_tokens: int = 64
@@ -132,6 +165,9 @@ class TrainConfig(Section):
     learning_rate: float = 6e-5
     embedding_learning_rate: float = 6e-4
     warmup_steps: int = Field(default=20, ge=1)
+    warmup_share: float = Field(default=0.0, ge=0, lt=1)  #: of all steps, instead of ``warmup_steps``
+    final_rate: float = Field(default=0.1, ge=0, le=1)  #: the learning rate falls to this share of itself
+    weight_decay: float = 0.0
     max_grad_norm: float = 2.0
     save_steps: int = 250
     log_steps: int = 10
@@ -139,7 +175,18 @@ class TrainConfig(Section):
     bf16: bool = True
     teacher_pairs: int = 32_768  #: pairs that are trained on with a teacher, the first of the shuffled ones
     cluster_pairs: int = 0  #: pairs of a cluster from which a batch is drawn, so that its negatives are hard; 0 = none
+    hard_negatives: bool = False  #: a mined negative for each pair that has one, see ``[mining]``
+    device: Literal["auto", "cpu"] = "auto"  #: ``auto``: the accelerator where there is one
     threads: int = 2
+
+
+class MiningConfig(Section):
+    """Hard negatives: passages that BM25 or the starting model ranks high and that do not answer the query."""
+
+    depth: int = 30  #: best passages of each system that are looked at
+    skip: int = 0  #: of them the first so many are left out
+    max_overlap: float = 0.6  #: share of common character triples above which two passages are near duplicates
+    max_teacher: float = 0.95  #: a passage whose teacher cosine is above this share of the positive's may be an answer
 
 
 class GateConfig(Section):
@@ -172,11 +219,17 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     align: AlignConfig = AlignConfig()
     loss: LossConfig = LossConfig()
+    card: CardLossConfig = CardLossConfig()
+    mining: MiningConfig = MiningConfig()
     train: TrainConfig = TrainConfig()
     publish: PublishConfig = PublishConfig()
 
     def data_path(self, relative: str) -> Path:
         return Path(self.data.root) / relative
+
+    def data_source(self, path: str) -> Path | str:
+        """Where ``training.readers`` finds a source: a file or folder below the root, or the name of a hub dataset."""
+        return path if path.startswith("hf:") else self.data_path(path)
 
 
 def load_config(path: Path, *, data_root: Path | None = None) -> Config:

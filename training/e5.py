@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
-from training.data import DataError
+from training.readers import DataError
 
 _MATRICES = {
     "q": "attention.self.query",

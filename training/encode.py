@@ -32,6 +32,7 @@ def encode(
     order = sorted((i for i, text in enumerate(tokenised) if text.content_tokens), key=lambda i: len(tokenised[i].ids))
     empty = SparseVector.from_pairs([], [])
     vectors = [empty] * len(texts)
+    device = model.decoder.weight.device
     with tqdm(total=len(order), desc=description, unit="text", mininterval=2.0) as bar:
         start = 0
         while start < len(order):
@@ -40,14 +41,17 @@ def encode(
                 size += 1
             chosen = order[start : start + size]
             batch = pad([tokenised[i].ids for i in chosen])
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                states = model.hidden_states(batch.input_ids, batch.attention_mask)
-            scores = model.max_logits(states, batch.attention_mask, torch.bfloat16 if bf16 else torch.float32)
+            ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                states = model.hidden_states(ids, mask)
+            scores = model.max_logits(states, mask, torch.bfloat16 if bf16 else torch.float32)
             weights = torch.log1p(torch.relu(scores))
             for i, row in zip(chosen, weights, strict=True):
                 active = row.nonzero()[:, 0]
-                ids = active if model.emitted is None else model.emitted[active]
-                vectors[i] = SparseVector.from_pairs(ids.numpy(), row[active].numpy()).prune(top_k=top_k)
+                words = active if model.emitted is None else model.emitted[active]
+                vectors[i] = SparseVector.from_pairs(words.numpy(force=True), row[active].numpy(force=True)).prune(
+                    top_k=top_k
+                )
             start += size
             bar.update(size)
     return vectors

@@ -13,15 +13,18 @@ import matplotlib
 import numpy as np
 from kiwipiepy import Kiwi
 
+from sparse_encoder.artifact import ArtifactError, read_artifact
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
-from training.data import RetrievalData, TermPair, load_retrieval
+from training.data import RetrievalData, load_retrieval
+from training.e5 import DenseTeacher
 from training.encode import encode
+from training.pairs import TermPair
 from training.query_side import query_tokens
-from training.retrieval import MEASURES, measure, rank, rank_bm25, to_matrix
+from training.retrieval import MEASURES, measure, rank, rank_bm25, rank_dense, to_matrix
 from training.vocabulary import Roles
 
 matplotlib.use("Agg")
@@ -29,6 +32,8 @@ matplotlib.use("Agg")
 _BM25_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG MAJ XPN XSN XR SL SN SH W_SERIAL"
 _BM25_TAGS = frozenset(_BM25_TAG_NAMES.split())
 _TOP = 15
+REFERENCE_TOP = 20
+_DOMAIN_TERMS = 20  #: fewer terms give no figure
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,21 @@ class Checkpoint:
     model: SpladeModel
     tokenizer: Tokenizer
     query_tokens: QueryTokens  #: for queries without the model
+
+    def top_words(self, texts: list[str], count: int) -> list[list[str]]:
+        """The heaviest ``count`` tokens of each text, cut after 32 tokens, as they are written in the vocabulary."""
+        vectors = encode(self.model, self.tokenizer, texts, max_length=32, top_k=count, bf16=True)
+        return [[self.tokenizer.vocabulary[i] for i in vector.ids] for vector in vectors]
+
+    @classmethod
+    def from_artifact(cls, path: Path) -> Checkpoint:
+        """Read a published artifact, to compare with. Raises ``ArtifactError`` if it is none or has no query tokens."""
+        manifest = read_artifact(path).manifest
+        tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+        queries = QueryTokens.read(path, manifest.vocabulary_size)
+        if queries is None:
+            raise ArtifactError(f"{path}: has no query tokens: publish it again")
+        return cls(SpladeModel.from_pretrained(path, list(manifest.never_emitted_ids)), tokenizer, queries)
 
     @classmethod
     def from_export(cls, run: Path) -> Checkpoint:
@@ -67,10 +87,12 @@ def choose_queries(data: RetrievalData, limit: int) -> list[int]:
     return [int(i) for i in np.random.default_rng(0).permutation(count)[:limit]]
 
 
-def evaluate_retrieval(config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000) -> dict[str, Any]:
+def evaluate_retrieval(
+    config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000, dense: DenseTeacher | None = None
+) -> dict[str, Any]:
     """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words.
 
-    ``inference_free``: the same documents, queries by ``query_tokens``.
+    ``inference_free``: the same documents, queries by ``query_tokens``. ``dense``: a dense encoder to compare with.
     """
     settings = config.publish
     results: dict[str, Any] = {}
@@ -112,6 +134,12 @@ def evaluate_retrieval(config: Config, checkpoint: Checkpoint, *, query_limit: i
             "active_document": float(np.mean([len(v) for v in documents])),
             "flops": _flops(queries, documents, size),
         }
+        if dense is not None:
+            found = rank_dense(
+                dense.encode([f"query: {text}" for text in texts], description=f"{item.name} dense queries"),
+                dense.encode([f"passage: {text}" for text in data.documents], description=f"{item.name} dense"),
+            )
+            results[item.name]["dense"] = measure(found, relevant, data.document_ids)
     return results
 
 
@@ -129,8 +157,31 @@ def _touches(token: str, surface: str) -> bool:
     return token == surface or (len(token) > 1 and len(surface) > 1 and (token in surface or surface in token))
 
 
+def top_overlap(ours: list[list[str]], reference: list[list[str]]) -> float:
+    """Mean share of the reference's heaviest ``REFERENCE_TOP`` tokens of a text that are among ours; texts for which
+    the reference has no token do not count. Tokens are compared as they are written, so vocabularies may differ."""
+    shares = [len(set(a) & set(b)) / len(set(b)) for a, b in zip(ours, reference, strict=True) if b]
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def measures_by_domain(
+    pairs: list[TermPair], top_words: Callable[[list[str]], list[list[str]]]
+) -> dict[str, dict[str, float]]:
+    """``term_measures`` of each domain that has at least ``_DOMAIN_TERMS`` anchors, the largest first."""
+    domains: dict[str, list[TermPair]] = {}
+    for pair in pairs:
+        domains.setdefault(pair.domain, []).append(pair)
+    domains.pop("", None)
+    measured = {name: term_measures(rows, top_words) for name, rows in domains.items()}
+    return {
+        name: row
+        for name, row in sorted(measured.items(), key=lambda item: -item[1]["terms"])
+        if row["terms"] >= _DOMAIN_TERMS
+    }
+
+
 def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[list[str]]]) -> dict[str, float]:
-    """The card's measures over held-out anchors, as shares (0 to 1).
+    """The card's measures over held-out anchors, all of the test split, as shares (0 to 1).
 
     ``source_preservation``: an own word of the term is among its 15 heaviest tokens (sub-string either way).
     ``synonym_activation``: one of its expected synonyms is (same rule). ``new_synonym_activation``: one is, by a token
@@ -160,19 +211,32 @@ def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[l
 
 
 def evaluate(
-    config: Config, checkpoint: Checkpoint, held_out: list[TermPair], *, query_limit: int = 1000
+    config: Config,
+    checkpoint: Checkpoint,
+    held_out: list[TermPair],
+    *,
+    query_limit: int = 1000,
+    reference: Checkpoint | None = None,
+    dense: DenseTeacher | None = None,
 ) -> dict[str, Any]:
-    """Everything that goes into the manifest and the model card."""
+    """Everything that goes into the manifest and the model card.
+
+    ``reference``: another checkpoint, whose heaviest words of the held-out terms are looked for in ours.
+    """
     report: dict[str, Any] = {"query_limit": query_limit, "prune": config.publish.model_dump()}
     if held_out:
-        vocabulary = checkpoint.tokenizer.vocabulary
+        terms = list(dict.fromkeys(pair.term.lower() for pair in held_out))
+        words = dict(zip(terms, checkpoint.top_words(terms, REFERENCE_TOP), strict=True))
 
         def top_words(texts: list[str]) -> list[list[str]]:
-            vectors = encode(checkpoint.model, checkpoint.tokenizer, texts, max_length=32, top_k=_TOP, bf16=True)
-            return [[vocabulary[i] for i in vector.ids] for vector in vectors]
+            return [words[text][:_TOP] for text in texts]
 
         report["terms"] = term_measures(held_out, top_words)
-    report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit)
+        if domains := measures_by_domain(held_out, top_words):
+            report["domains"] = domains
+        if reference is not None:
+            report["reference_overlap"] = top_overlap(list(words.values()), reference.top_words(terms, REFERENCE_TOP))
+    report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit, dense=dense)
     return report
 
 
@@ -197,6 +261,20 @@ def table(report: dict[str, Any]) -> str:
             f"activation at {_TOP} {terms['synonym_activation']:.1%}; by a word of other syllables "
             f"{terms['new_synonym_activation']:.1%} of {terms['new_synonym_terms']:,}.",
         ]
+    if domains := report.get("domains"):
+        lines += ["", "| domain | terms | source preservation | synonym activation |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {row['terms']:,} | {row['source_preservation']:.1%} | {row['synonym_activation']:.1%} |"
+            for name, row in domains.items()
+        ]
+    if dense := {name: row["dense"] for name, row in report["retrieval"].items() if "dense" in row}:
+        figures = ", ".join(f"{name} {row['nDCG@10']:.3f}" for name, row in dense.items())
+        lines += ["", f"nDCG@10 of the dense teacher: {figures}."]
+    if (overlap := report.get("reference_overlap")) is not None:
+        lines += [
+            "",
+            f"Of the reference's {REFERENCE_TOP} heaviest tokens of a held-out term {overlap:.1%} are among ours.",
+        ]
     return "\n".join(lines)
 
 
@@ -208,9 +286,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     place = np.arange(len(names))
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
-    for offset, system, label in ((-0.2, "bm25", "BM25 + kiwi"), (0.2, "sparse", "sparse encoder")):
+    systems = [("bm25", "BM25 + kiwi"), ("sparse", "sparse encoder"), ("dense", "dense teacher")]
+    systems = [(key, label) for key, label in systems if all(key in report["retrieval"][name] for name in names)]
+    width = 0.8 / max(1, len(systems))
+    for number, (system, label) in enumerate(systems):
         values = [report["retrieval"][name][system]["nDCG@10"] for name in names]
-        bars = axes.bar(place + offset, values, 0.4, label=label)
+        bars = axes.bar(place + (number - (len(systems) - 1) / 2) * width, values, width, label=label)
         axes.bar_label(bars, fmt="%.3f", fontsize=7)
     axes.set_xticks(place, names, fontsize=8)
     axes.set_ylabel("nDCG@10")

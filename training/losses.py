@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SHARPNESS = 2.0
+SHARPNESS = 2.0  #: standard deviation of normalised scores
 _SMALLEST_DEVIATION = 0.05
+_SMALLEST_IDF = 0.1
 
 
 def normalised_scores(queries: Tensor, documents: Tensor) -> Tensor:
@@ -18,11 +19,12 @@ def normalised_scores(queries: Tensor, documents: Tensor) -> Tensor:
     would lower the loss for ever.
     """
     scores = queries @ documents.T
-    return scores * (_SHARPNESS / scores.std().clamp(min=_SMALLEST_DEVIATION))
+    return scores * (SHARPNESS / scores.std().clamp(min=_SMALLEST_DEVIATION))
 
 
 def contrastive(scores: Tensor, *, symmetric: bool = False) -> Tensor:
-    """InfoNCE with in-batch negatives (van den Oord et al. 2018): row i belongs to column i."""
+    """InfoNCE with in-batch negatives (van den Oord et al. 2018): row i belongs to column i; more columns than rows
+    are further negatives. ``symmetric`` (square scores only) also asks for the row of each column."""
     labels = torch.arange(len(scores), device=scores.device)
     loss = F.cross_entropy(scores, labels)
     return (loss + F.cross_entropy(scores.T, labels)) / 2 if symmetric else loss
@@ -73,3 +75,53 @@ def activation(weights: Tensor, rows: Tensor, columns: Tensor, floors: Tensor) -
 def quadratic_warmup(progress: float, warmup: float) -> float:
     """From 0.1 at the start to 1 at ``warmup`` (share of the run), quadratic between; 1 from there on."""
     return 1.0 if progress >= warmup else 0.1 + 0.9 * (progress / warmup) ** 2
+
+
+def margin_mse(
+    positive: Tensor, negative: Tensor, teacher_positive: Tensor, teacher_negative: Tensor, scale: float = 1.0
+) -> Tensor:
+    """Squared distance between the student's and the teacher's margins, all [batch] (Hofstätter et al. 2020,
+    arXiv:2010.02666); ``scale`` brings the teacher's scores to the student's size."""
+    return F.mse_loss(positive - negative, scale * (teacher_positive - teacher_negative))
+
+
+def idf_aware_flops(weights: Tensor, usage: Tensor, idf: Tensor) -> Tensor:
+    """``flops`` in which a word costs the more the commoner it is: each term is divided by its idf [vocabulary]
+    relative to the mean, so that rare words, which cost an index little, may fire (Geng et al. 2024, arXiv:2411.04403).
+    """
+    return flops(weights, usage * (idf.mean() / idf.clamp(min=_SMALLEST_IDF)))
+
+
+def anti_collapse(weights: Tensor, least: float) -> Tensor:
+    """How far the vectors' sums of weights stay below ``least``, on average: keeps FLOPS from emptying vectors."""
+    return F.relu(least - weights.sum(1)).mean()
+
+
+def card(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    anchor_tokens: tuple[Tensor, Tensor],
+    positive_tokens: tuple[Tensor, Tensor],
+    margin: float,
+) -> dict[str, Tensor]:
+    """The four unweighted parts of the loss of Korean Neural Sparse Encoder v1 over triplets [batch, vocabulary].
+
+    ``self``: the anchor's own tokens, ``synonym``: the positive's tokens, both as minus the mean weight that the anchor
+    gives them, averaged over the texts that have any; ``margin``: ``relu(margin - cos(a, p) + cos(a, n))``; ``flops``:
+    ``sum_j (mean_i a_ij)^2``. Tokens are given as (rows, columns), each pair once.
+    """
+    return {
+        "self": -_mean_of_tokens(anchor, *anchor_tokens),
+        "synonym": -_mean_of_tokens(anchor, *positive_tokens),
+        "margin": F.relu(margin - F.cosine_similarity(anchor, positive) + F.cosine_similarity(anchor, negative)).mean(),
+        "flops": flops(anchor, anchor.mean(0)),
+    }
+
+
+def _mean_of_tokens(weights: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    if not len(rows):
+        return weights.sum() * 0.0
+    counts = torch.bincount(rows, minlength=len(weights))
+    sums = weights.new_zeros(len(weights)).index_add(0, rows, weights[rows, columns])
+    return (sums[counts > 0] / counts[counts > 0]).mean()

@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.base.modules.input_module import InputModule
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from sparse_encoder.model import SpladeModel
 from training.student import pad
@@ -80,8 +80,8 @@ class TiledSplade(InputModule):
 def load_module(path: Path, *, max_tokens: dict[str, int], bf16: bool) -> TiledSplade:
     """Read what ``TiledSplade.save`` (or the vocabulary and start stages) wrote."""
     roles = Roles.load(path / "roles.json")
-    mlm = BertForMaskedLM.from_pretrained(str(path), dtype=torch.float32)
-    splade = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {-1})))
+    mlm = AutoModelForMaskedLM.from_pretrained(str(path), dtype=torch.float32)
+    splade = SpladeModel(mlm, roles.emitted)
     module = TiledSplade(splade, Tokenizer.from_file(str(path / "tokenizer.json")), roles, max_tokens, bf16)
     if (path / USAGE).is_file():
         module.usage.copy_(torch.from_numpy(np.load(path / USAGE)))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from training import losses
-from training.config import LossConfig
+from training.config import CardLossConfig, LossConfig
+from training.distributed import gather, gather_ids
 from training.vocabulary import NEVER, Roles
 
 Features = list[dict[str, Any]]
@@ -29,6 +30,11 @@ class OwnWords:
     weight: Tensor  #: [columns] weight of a word on its own
     average_length: float  #: own words in an average passage
 
+    @property
+    def idf(self) -> Tensor:
+        """Up to a constant factor, which is all that FLOPS asks for: ``weight`` is a multiple of its root."""
+        return self.weight**2
+
     @classmethod
     def of(cls, roles: Roles, emitted: Tensor, own_weights: Tensor, average_length: float) -> OwnWords:
         place = torch.full((len(roles.emitted_as),), -1)
@@ -36,6 +42,9 @@ class OwnWords:
         target = torch.tensor(roles.emitted_as)
         column = torch.where(target == NEVER, -1, place[target.clamp(min=0)])
         return cls(column, own_weights[emitted], average_length)
+
+    def to(self, device: torch.device) -> OwnWords:
+        return OwnWords(self.column.to(device), self.weight.to(device), self.average_length)
 
     def counts(self, input_ids: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, columns, term frequency) of the distinct own words of a batch."""
@@ -57,63 +66,109 @@ class OwnWords:
         return rows, places, self.weight[places] * frequency * (1 + _SATURATION) / (frequency + norm)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """One column of a batch, of all processes."""
+
+    vectors: Tensor  #: [batch, columns]
+    input_ids: Tensor  #: [batch, length]
+    dense: Tensor  #: [batch, core] mean of the states' first dimensions; core 0 without a dense teacher
+
+
 class Objective(nn.Module):
-    """Holds the model under the name that sentence-transformers' trainer expects."""
+    """Holds the model under the name that sentence-transformers' trainer expects, and wraps for several processes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, core: int = 0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.core = model, core
 
-    def expansion_flops(self, task: str, weights: Tensor, own: Targets) -> Tensor:
+    @property
+    def encoder(self) -> Any:
+        """The model itself, without the wrapper of several processes."""
+        return getattr(self.model, "module", self.model)
+
+    def encode(self, feature: dict[str, Any]) -> Encoded:
+        out = self.model(feature)
+        return Encoded(gather(out["sentence_embedding"]), gather_ids(out["input_ids"]), gather(pooled(out, self.core)))
+
+    def expansion_flops(self, task: str, weights: Tensor, own: Targets, idf: Tensor | None = None) -> Tensor:
         """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say."""
         rows, columns, _ = own
         added = torch.ones_like(weights).index_put_((rows, columns), weights.new_zeros(())) * weights
-        return losses.flops(added, self.model[0].observe(task, added))  # type: ignore[index]
+        usage = self.encoder[0].observe(task, added)
+        return losses.flops(added, usage) if idf is None else losses.idf_aware_flops(added, usage, idf)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Dense vectors of the pairs' queries, passages and mined negatives: [pairs, core], on the CPU; may be empty."""
+
+    queries: Tensor
+    passages: Tensor
+    negatives: Tensor
+
+    def rows(self, part: Tensor, labels: Tensor) -> Tensor:
+        return part[labels.cpu()].to(labels.device).float()
 
 
 class PassageObjective(Objective):
-    """(query, passage) pairs; the label is the row of their teacher vectors, -1 for none."""
+    """(query, passage) pairs, or (query, passage, hard negative) rows; the label is the row of their teacher vectors,
+    -1 for none."""
 
     def __init__(
         self,
         model: nn.Module,
         own: OwnWords,
         config: LossConfig,
-        teacher: tuple[Tensor, Tensor],
+        teacher: Teacher,
         core: int,
         progress: Callable[[], float],
     ) -> None:
-        super().__init__(model)
-        self.own, self.config, self.core, self.progress = own, config, core, progress
-        self.teacher_queries, self.teacher_passages = teacher
+        super().__init__(model, core)
+        self.own, self.config, self.progress, self.teacher = own, config, progress, teacher
 
     def forward(self, features: Features, labels: Tensor) -> Parts:
         config = self.config
-        query, passage = (self.model(feature) for feature in features)
-        q, d = query["sentence_embedding"], passage["sentence_embedding"]
-        scores = losses.normalised_scores(q, d)
+        query, passage, *negatives = (self.encode(feature) for feature in features)
+        labels = gather(labels)
+        q, d = query.vectors, passage.vectors
+        scores = losses.normalised_scores(q, torch.cat([d, *(negative.vectors for negative in negatives)]))
         ramp = losses.quadratic_warmup(self.progress(), config.flops_warmup)
-        of_query = self.own.query_targets(query["input_ids"], q.shape[1])
-        of_passage = self.own.document_targets(passage["input_ids"], d.shape[1])
+        of_query = self.own.query_targets(query.input_ids, q.shape[1])
+        of_passage = self.own.document_targets(passage.input_ids, d.shape[1])
+        idf = self.own.idf if config.idf_aware_flops else None
         parts = {
             "contrastive": config.contrastive * losses.contrastive(scores),
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp
             * (
-                config.flops_query * self.expansion_flops("query", q, of_query)
-                + config.flops_document * self.expansion_flops("document", d, of_passage)
+                config.flops_query * self.expansion_flops("query", q, of_query, idf)
+                + config.flops_document * self.expansion_flops("document", d, of_passage, idf)
             ),
         }
-        if bool((labels >= 0).all()):
-            tq, td = self.teacher_queries[labels].float(), self.teacher_passages[labels].float()
+        if config.anti_collapse:
+            parts["anti-collapse"] = config.anti_collapse * (
+                losses.anti_collapse(q, config.least_weight) + losses.anti_collapse(d, config.least_weight)
+            )
+        if len(self.teacher.queries) and bool((labels >= 0).all()):
+            tq, td = (self.teacher.rows(part, labels) for part in (self.teacher.queries, self.teacher.passages))
             target = tq @ td.T / config.temperature
             if config.lexical_teacher:
                 target += config.lexical_teacher * losses.sparse_scores(of_query, of_passage, *q.shape)
-            parts["distillation"] = config.distillation * losses.distillation(scores, target)
+            parts["distillation"] = config.distillation * losses.distillation(scores[:, : len(d)], target)
             parts["alignment"] = config.alignment * (
-                losses.alignment(pooled(query, self.core), tq) + losses.alignment(pooled(passage, self.core), td)
+                losses.alignment(query.dense, tq) + losses.alignment(passage.dense, td)
             )
-        self.model.track(q, d)  # type: ignore[operator]
+            if negatives and config.margin:
+                tn = self.teacher.rows(self.teacher.negatives, labels)
+                parts["margin"] = config.margin * losses.margin_mse(
+                    scores.diagonal(),
+                    scores[:, len(d) :].diagonal(),
+                    (tq * td).sum(1) / config.temperature,
+                    (tq * tn).sum(1) / config.temperature,
+                    scale=losses.SHARPNESS / float(target.std().clamp(min=1e-6)),
+                )
+        self.encoder.track(q, d)
         return parts
 
 
@@ -126,11 +181,13 @@ class TermObjective(Objective):
 
     def forward(self, features: Features, labels: Tensor) -> Parts:
         config = self.config
-        left, right = (self.model(feature) for feature in features)
-        a, b = left["sentence_embedding"], right["sentence_embedding"]
-        of_a = self.own.query_targets(left["input_ids"], a.shape[1])
-        of_b = self.own.query_targets(right["input_ids"], b.shape[1])
+        left, right = (self.encode(feature) for feature in features)
+        labels = gather(labels)
+        a, b = left.vectors, right.vectors
+        of_a = self.own.query_targets(left.input_ids, a.shape[1])
+        of_b = self.own.query_targets(right.input_ids, b.shape[1])
         ramp = losses.quadratic_warmup(self.progress(), config.flops_warmup)
+        idf = self.own.idf if config.idf_aware_flops else None
         return {
             "term contrastive": config.contrastive * losses.contrastive(losses.normalised_scores(a, b), symmetric=True),
             "term lexical": config.lexical * (losses.lexical(a, *of_a) + losses.lexical(b, *of_b)),
@@ -141,20 +198,49 @@ class TermObjective(Objective):
             ),
             "term flops": ramp
             * config.flops_query
-            * (self.expansion_flops("term", a, of_a) + self.expansion_flops("term", b, of_b)),
+            * (self.expansion_flops("term", a, of_a, idf) + self.expansion_flops("term", b, of_b, idf)),
         }
+
+
+class TripletObjective(Objective):
+    """(anchor, positive, hard negative) terms under the loss of Korean Neural Sparse Encoder v1."""
+
+    def __init__(self, model: nn.Module, own: OwnWords, config: CardLossConfig) -> None:
+        super().__init__(model)
+        self.own, self.config = own, config
+
+    def forward(self, features: Features, labels: Tensor) -> Parts:
+        config = self.config
+        anchor, positive, negative = (self.encode(feature) for feature in features)
+        columns = anchor.vectors.shape[1]
+        parts = losses.card(
+            anchor.vectors,
+            positive.vectors,
+            negative.vectors,
+            self.own.counts(anchor.input_ids, columns)[:2],
+            self.own.counts(positive.input_ids, columns)[:2],
+            config.margin,
+        )
+        self.encoder.track(anchor.vectors, positive.vectors)
+        weights = {
+            "self": config.lambda_self,
+            "synonym": config.lambda_synonym,
+            "margin": config.lambda_margin,
+            "flops": config.lambda_flops,
+        }
+        return {name: weights[name] * part for name, part in parts.items()}
 
 
 class AlignObjective(Objective):
     """Texts whose dense vectors are to become the teacher's; the label is the row of the teacher's vector."""
 
     def __init__(self, model: nn.Module, teacher: Tensor, core: int) -> None:
-        super().__init__(model)
-        self.teacher, self.core = teacher, core
+        super().__init__(model, core)
+        self.teacher = teacher
 
     def forward(self, features: Features, labels: Tensor) -> Parts:
-        target = self.teacher[labels].float()
-        vectors = nn.functional.normalize(pooled(self.model(features[0]), self.core), dim=-1)
+        target = self.teacher[gather(labels).cpu()].to(labels.device).float()
+        vectors = nn.functional.normalize(gather(pooled(self.model(features[0]), self.core)), dim=-1)
         return {
             "alignment": 5 * losses.alignment(vectors, target),
             "contrast": 0.3 * losses.contrastive(vectors @ target.T / 0.03),

@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
-from transformers import BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import (
     CLOSED_BIAS,
     TOKEN_IDS,
+    Architecture,
     Description,
     GoldenVector,
     InputType,
@@ -41,7 +42,7 @@ from training.encode import encode
 from training.gate import failed_gates
 from training.loaders import add_loaders
 from training.query_side import query_tokens
-from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
+from training.vocabulary import SPECIAL_TOKENS, Roles
 
 _CALIBRATION_PAIRS = 1000
 _CALIBRATION_TOKENS = 256
@@ -58,12 +59,12 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     if not (trained / "roles.json").is_file():
         raise RunError(f"{trained}: no trained checkpoint there; run `python -m training train` to its end first")
     roles = Roles.load(trained / "roles.json")
-    mlm = BertForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
-    decoder = mlm.cls.predictions.decoder
+    mlm = AutoModelForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
+    decoder = mlm.get_output_embeddings()
     decoder.weight[roles.never_emitted] = 0.0
     settings = config.publish
     if settings.max_expansion_rate:
-        model = SpladeModel(mlm, torch.tensor(sorted(set(roles.emitted_as) - {NEVER})))
+        model = SpladeModel(mlm, roles.emitted)
         tokenizer = Tokenizer.from_file(trained / "tokenizer.json")
         sample = data.pairs[-_CALIBRATION_PAIRS:]
         excess = [
@@ -76,7 +77,8 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
         decoder.bias[model.emitted] -= torch.maximum(*excess)
     decoder.bias += settings.bias_shift
     decoder.bias[roles.never_emitted] = CLOSED_BIAS
-    mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
+    if hasattr(mlm, "cls"):
+        mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
     for parameter in mlm.parameters():
         if not torch.isfinite(parameter).all():
             raise RunError(f"{trained}: its weights hold NaN or infinity: the run diverged")
@@ -85,12 +87,17 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     mlm.save_pretrained(str(out))
-    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
-    PreTrainedTokenizerFast(
-        tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
-        model_max_length=settings.max_length_document,
-        **{f"{name}_token": token for name, token in names.items()},
-    ).save_pretrained(str(out))
+    if config.model.start == "pretrained":
+        own = AutoTokenizer.from_pretrained(config.model.checkpoint)
+        own.model_max_length = settings.max_length_document
+        own.save_pretrained(str(out))
+    else:
+        names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL_TOKENS, strict=True))
+        PreTrainedTokenizerFast(
+            tokenizer_object=BackendTokenizer.from_file(str(trained / "tokenizer.json")),
+            model_max_length=settings.max_length_document,
+            **{f"{name}_token": token for name, token in names.items()},
+        ).save_pretrained(str(out))
     roles.save(out / "roles.json")
     return out
 
@@ -203,7 +210,7 @@ def write(
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
         version=version,
-        architecture="BertForMaskedLM",
+        architecture=_architecture(model),
         activation="log1p_relu",
         max_length_document=config.publish.max_length_document,
         max_length_query=config.publish.max_length_query,
@@ -214,7 +221,7 @@ def write(
         training=TrainingOrigin(
             commit=origin["commit"],
             command=origin["command"],
-            base="intfloat/multilingual-e5-small" if config.model.start != "fresh" else "none",
+            base=_base(config),
             data_origin=config.data.origin,
         ),
     )
@@ -223,13 +230,28 @@ def write(
         for file in exported.iterdir():
             if file.name != "roles.json":
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
-        add_loaders(directory)
+        if _architecture(model) == "BertForMaskedLM":
+            add_loaders(directory)
         write_golden(directory / "golden.jsonl", golden)
         query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
         write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, previous_token_ids)
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
     return write_artifact(folder / version, fill, lambda _: description)
+
+
+def _architecture(model: SpladeModel) -> Architecture:
+    name = type(model.mlm).__name__
+    for known in get_args(Architecture):
+        if name == known:
+            architecture: Architecture = known
+            return architecture
+    raise RunError(f"{name} cannot be published: known are {', '.join(get_args(Architecture))}")
+
+
+def _base(config: Config) -> str:
+    starts = {"fresh": "none", "pretrained": config.model.checkpoint}
+    return starts.get(config.model.start, "intfloat/multilingual-e5-small")
 
 
 def weights_hash(exported: Path) -> str:

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedModel
 
 from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
 from training.lexical import emitted_rows, idf, own_weights
-from training.vocabulary import Roles, build_vocabulary
+from training.vocabulary import NEVER, Roles, build_vocabulary
 
 PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
 
@@ -26,9 +26,42 @@ def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
         out = Path(config.model.checkpoint)
         if not (out / "roles.json").is_file():
             raise RunError(f"model.checkpoint {out}: no trained checkpoint there; name the train/final of a run")
+    elif config.model.start == "pretrained":
+        if not (out / "roles.json").is_file():
+            _keep_vocabulary(config, out)
     elif not (out / "roles.json").is_file():
         build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
     return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
+
+
+def _keep_vocabulary(config: Config, out: Path) -> None:
+    """Writes the pretrained model's tokenizer, and roles by which every token but the special ones is emitted."""
+    try:
+        pretrained = AutoTokenizer.from_pretrained(config.model.checkpoint)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"model.checkpoint {config.model.checkpoint}: its tokenizer cannot be loaded: {error}"
+        ) from error
+    special = set(pretrained.all_special_ids)
+    backend = pretrained.backend_tokenizer
+    out.mkdir(parents=True, exist_ok=True)
+    backend.save(str(out / "tokenizer.json"))
+    Roles([NEVER if i in special else i for i in range(backend.get_vocab_size())]).save(out / "roles.json")
+
+
+def pretrained_model(config: Config) -> PreTrainedModel:
+    """The masked language model that ``model.checkpoint`` names, its decoder apart from its input embedding: closing
+    words for good in the one must not touch the other. Raises ``RunError`` if it cannot be loaded."""
+    try:
+        mlm: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(config.model.checkpoint, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise RunError(f"model.checkpoint {config.model.checkpoint}: cannot be loaded: {error}") from error
+    decoder = mlm.get_output_embeddings()
+    decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone())
+    if decoder.bias is None:
+        decoder.bias = torch.nn.Parameter(torch.zeros(len(decoder.weight)))
+    mlm.config.tie_word_embeddings = False
+    return mlm
 
 
 def pieces_of(tokenizer: Tokenizer) -> list[str]:
@@ -41,7 +74,10 @@ def lexical_stage(
     """The weight of every token on its own [vocabulary], and the own words of an average passage."""
     path = run / "lexical.npz"
     if not path.is_file():
-        rows = emitted_rows(tokenizer, roles, [pair.passage[:300] for pair in data.pairs], 512)
+        texts = [pair.passage[:300] for pair in data.pairs]
+        texts = texts or [side for row in data.triplets for side in (row.anchor, row.positive)]
+        texts = texts or [side for pair in data.terms for side in (pair.term, pair.related)]
+        rows = emitted_rows(tokenizer, roles, texts, 512)
         length = float(np.mean([min(len(row), config.train.document_tokens * 0.6) for row in rows]))
         np.savez(path, idf=idf(rows, tokenizer.get_vocab_size()), length=length)
     stored = np.load(path)

@@ -15,8 +15,10 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from kiwipiepy import Kiwi
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from tqdm import tqdm
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -25,6 +27,9 @@ NEVER = -1  #: in ``Roles.emitted_as``: this token never leaves the encoder
 _HANGUL = re.compile(r"[가-힣]")
 _LATIN = re.compile(r"[a-z]+")
 _WORD = re.compile(r"[0-9A-Za-z가-힣㐀-鿿]+")
+#: Middle dots (of which NFKC makes ㆍ the vowel ᆞ) and symbols stand between words and are no piece: as spaces they
+#: part the words, else a word that holds one would become [UNK] as a whole. ASCII is left to the pre-tokenizer.
+_SEPARATOR = r"[ㆍᆞ·‧・∙•]|(?![\x00-\x7F])\p{S}"
 _PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~·「」『』…“”‘’"
 #: Dependent nouns and verb stems that only carry grammar (~인 것, ~할 수, ~에 관하여): as search terms they are noise.
 _GRAMMATICAL_WORDS = """
@@ -62,6 +67,11 @@ class Roles:
     def never_emitted(self) -> list[int]:
         targets = {target for target in self.emitted_as if target != NEVER}
         return [token for token in range(len(self.emitted_as)) if token not in targets]
+
+    @property
+    def emitted(self) -> Tensor:
+        """The ids that can leave the encoder, ascending."""
+        return torch.tensor(sorted(set(self.emitted_as) - {NEVER}))
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps({"emitted_as": self.emitted_as}), encoding="utf-8")
@@ -266,12 +276,13 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
 
 
 def build_tokenizer(pieces: list[str]) -> Tokenizer:
-    """WordPiece over ``pieces``: NFKC, lower case, ``[CLS] text [SEP]``."""
+    """WordPiece over ``pieces``: NFKC, middle dots and symbols as spaces, lower case, ``[CLS] text [SEP]``."""
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=64))
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFKC(),
+            normalizers.Replace(Regex(_SEPARATOR), " "),
             normalizers.BertNormalizer(lowercase=True, strip_accents=False, handle_chinese_chars=True),
         ]
     )

@@ -1,24 +1,21 @@
 """Reading, leak filter and splits; a wrong recipe or row names itself."""
 
+import gzip
 import json
+import logging
 import lzma
+import random
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from training.config import ConfigError, PassageSource, TermSource, load_config
-from training.data import (
-    DataError,
-    LeakFilter,
-    RetrievalData,
-    clean,
-    is_held_out,
-    load_training_data,
-    numbered_items,
-    read_jsonl,
-    read_pairs,
-    read_terms,
-)
+from training.config import ConfigError, PassageSource, TermSource, TripletSource, load_config
+from training.data import LeakFilter, RetrievalData, is_held_out, load_training_data, with_negatives
+from training.pairs import Triplet, clean, numbered_items, read_pairs, read_terms, read_triplets
+from training.readers import BadRows, DataError, read_jsonl, read_rows
 
 RECIPE = Path(__file__).parents[2] / "training" / "sample" / "recipe.toml"
 SAMPLE = RECIPE.parent
@@ -60,7 +57,9 @@ def test_numbered_items_belong_together_by_number(tmp_path: Path) -> None:
     with lzma.open(path, "wt", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     source = PassageSource(name="n", path="", query="q", passage="a", reader="numbered")
-    assert [(p.query, p.passage) for p in read_pairs(path, source, rng=None)] == [("둘째 물음", "둘째 답")]  # type: ignore[arg-type]
+    assert [(p.query, p.passage) for p in read_pairs(path, source, random.Random(0), BadRows())] == [
+        ("둘째 물음", "둘째 답")
+    ]
 
 
 def test_definitions_become_queries(tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_definitions_become_queries(tmp_path: Path) -> None:
     row = {"t": "정의", "x": '1. "공유 자전거"란 여러 사람이 나누어 쓰도록 거리에 둔 자전거를 말한다.'}
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     source = PassageSource(name="d", path="", query="t", passage="x", reader="definitions")
-    (pair,) = read_pairs(path, source, rng=None)  # type: ignore[arg-type]
+    (pair,) = read_pairs(path, source, random.Random(0), BadRows())
     assert pair.query == "공유 자전거"
     assert pair.passage.endswith("말한다")
 
@@ -79,7 +78,7 @@ def test_text_is_composed_and_folded() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("not json\n", ":1: not JSON"), ('{"a": 1}\n[]\n', ":2: expected an object with a"), ("{}\n", ":1: expected")],
+    [("not json\n", ":1: not JSON"), ('{"a": 1}\n[]\n', ":2: expected an object, found"), ("{}\n", ":1: expected")],
 )
 def test_a_bad_row_names_its_line(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "rows.jsonl"
@@ -92,12 +91,12 @@ def test_a_bad_term_file_names_its_line(tmp_path: Path) -> None:
     path = tmp_path / "terms.tsv"
     path.write_text("term\trelated\n하나\t둘\t셋\n", encoding="utf-8")
     with pytest.raises(DataError, match=r":2: 3 columns, the header has 2"):
-        list(read_terms(path, TermSource(path="")))
+        list(read_terms(path, TermSource(path=""), BadRows()))
     path.write_text("a\tb\n", encoding="utf-8")
     with pytest.raises(DataError, match="the header lacks related, term"):
-        list(read_terms(path, TermSource(path="")))
+        list(read_terms(path, TermSource(path=""), BadRows()))
     with pytest.raises(DataError, match="no such file"):
-        list(read_terms(tmp_path / "missing.tsv", TermSource(path="")))
+        list(read_terms(tmp_path / "missing.tsv", TermSource(path=""), BadRows()))
 
 
 @pytest.mark.parametrize(
@@ -119,3 +118,84 @@ def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, message: st
 def test_the_shipped_recipes_are_valid() -> None:
     for path in RECIPE.parents[1].rglob("*.toml"):
         assert load_config(path).name
+
+
+ROWS = [{"a": "하나", "b": "첫째"}, {"a": '큰 "따옴표"', "b": "둘째"}, {"a": "셋", "b": "셋째"}]
+
+
+def write(path: Path) -> Path:
+    """ROWS in the form that the name of ``path`` says."""
+    kind = path.name.partition(".")[2]
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif kind == "":
+        datasets.Dataset.from_list(ROWS).save_to_disk(str(path))
+    else:
+        lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+        if kind.startswith("tsv"):
+            lines = ["a\tb", *("\t".join(row.values()) for row in ROWS)]
+        elif kind.startswith("csv"):
+            lines = ["a,b", *(",".join('"' + cell.replace('"', '""') + '"' for cell in row.values()) for row in ROWS)]
+        content = "".join(f"{line}\n" for line in lines).encode()
+        pack = lzma.compress if kind.endswith("xz") else gzip.compress if kind.endswith("gz") else bytes
+        path.write_bytes(pack(content))
+    return path
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.tsv", "r.tsv.xz", "r.csv", "r.parquet", "saved"])
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    assert [row for _, row in read_rows(write(tmp_path / name), ["a", "b"], BadRows())] == ROWS
+
+
+@pytest.mark.parametrize("name", ["r.tsv", "r.csv", "r.parquet", "saved"])
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="c; found"):
+        list(read_rows(write(tmp_path / name), ["a", "c"], BadRows()))
+
+
+def test_what_is_no_data_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"known are \.jsonl"):
+        list(read_rows(tmp_path / "r.pickle", ["a"], BadRows()))
+    (tmp_path / "r.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        list(read_rows(tmp_path / "r.parquet", ["a"], BadRows()))
+
+
+def test_bad_rows_are_logged_and_counted_and_too_many_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "x"}\nnot json\n{"b": 1}\n{"a": 5}\n{"a": "y"}\n', encoding="utf-8")
+    bad = BadRows(allowed=3)
+    with caplog.at_level(logging.WARNING):
+        assert [row["a"] for _, row in read_rows(path, ["a"], bad)] == ["x", "y"]
+    assert bad.counts == {str(path): 3}
+    assert [f"{path}:{line}: " in record.getMessage() for line, record in zip((2, 3, 4), caplog.records, strict=True)]
+    with pytest.raises(DataError, match=r":4: a must be text, found 5 \(3 bad rows, data.max_bad_rows is 2\)"):
+        list(read_rows(path, ["a"], BadRows(allowed=2)))
+
+
+def test_bad_rows_stand_in_the_counts_and_repeated_rows_are_used_once(tmp_path: Path) -> None:
+    rows = (SAMPLE / "passages.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "passages.jsonl").write_text(rows + rows.splitlines()[0] + "\n[]\n", encoding="utf-8")
+    for name in ("terms.tsv", "retrieval"):
+        (tmp_path / name).symlink_to(SAMPLE / name)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.read_text().replace("[data]", "[data]\nmax_bad_rows = 1\nvalidation_pairs = 5"), "utf-8")
+    data = load_training_data(load_config(recipe, data_root=tmp_path))
+    assert data.counts["passages.jsonl bad rows"] == 1
+    assert (data.counts["sample read"], data.counts["sample repeated"], data.counts["sample kept"]) == (33, 1, 32)
+    assert (len(data.pairs), len(data.validation)) == (27, 5)
+    assert not {pair.passage for pair in data.pairs} & {pair.passage for pair in data.validation}
+
+
+def test_triplets_are_read_and_get_negatives_that_look_like_the_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("x\ty\tz\n당뇨\t당뇨병\t분뇨\n\t둘\t셋\n", encoding="utf-8")
+    bad = BadRows(allowed=1)
+    source = TripletSource(path="", anchor="x", positive="y", negative="z")
+    assert list(read_triplets(path, source, bad)) == [Triplet("당뇨", "당뇨병", "분뇨")]
+    assert bad.counts == {str(path): 1}
+    rows = [Triplet("당뇨", "당뇨병", ""), Triplet("분뇨", "오물", ""), Triplet("하늘", "창공", "")]
+    first, second, third = (row.negative for row in with_negatives(rows, random.Random(0)))
+    assert first == "분뇨"
+    assert second in {"당뇨", "당뇨병"}
+    assert third == ""

@@ -105,3 +105,53 @@ def test_own_words_are_counted_under_the_form_they_are_emitted_as() -> None:
     assert own.query_targets(ids, 2)[2].tolist() == [5.0, 8.0]
     # BM25: tf 1 in a text of average length weighs 1, tf 2 weighs 2 (1 + k1) / (2 + k1)
     assert own.document_targets(ids, 2)[2].tolist() == pytest.approx([5.0 * 2 * 2.2 / 3.2, 8.0])
+
+
+def test_further_columns_are_further_negatives() -> None:
+    scores = torch.tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+    expected = sum(math.log(sum(math.exp(s) for s in row)) - row[i] for i, row in enumerate(scores.tolist())) / 2
+    assert losses.contrastive(scores).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_margins_are_compared_with_the_teachers() -> None:
+    student = torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0])
+    teacher = torch.tensor([0.9, 0.8]), torch.tensor([0.8, 0.4])
+    expected = ((2.0 - 10 * 0.1) ** 2 + (0.0 - 10 * 0.4) ** 2) / 2
+    assert losses.margin_mse(*student, *teacher, scale=10).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_idf_aware_flops_charges_common_words_more() -> None:
+    weights, idf = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([1.0, 3.0])
+    usage = weights.mean(0)
+    assert losses.idf_aware_flops(weights, usage, idf).item() == pytest.approx(1 * 1 * 2 / 1 + 0.5 * 0.5 * 2 / 3)
+    same = torch.full((2,), 5.0)
+    assert losses.idf_aware_flops(weights, usage, same).item() == pytest.approx(losses.flops(weights, usage).item())
+
+
+def test_the_anti_collapse_guard_asks_nothing_of_full_vectors() -> None:
+    weights = torch.tensor([[1.5, 1.0], [0.25, 0.25]])
+    assert losses.anti_collapse(weights, 2.0).item() == pytest.approx((0 + 1.5) / 2)
+
+
+def test_the_cards_loss_is_its_published_formula() -> None:
+    a, p, n = vectors(3), vectors(3), vectors(3)
+    own, synonym = [[0, 2], [1], []], [[3], [4, 5], [0, 1]]
+
+    def pairs(tokens: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        flat = [(row, column) for row, columns in enumerate(tokens) for column in columns]
+        rows, columns = zip(*flat, strict=True)
+        return torch.tensor(rows), torch.tensor(columns)
+
+    def mean_of_tokens(tokens: list[list[int]]) -> float:
+        means = [sum(float(a[row, j]) for j in columns) / len(columns) for row, columns in enumerate(tokens) if columns]
+        return sum(means) / len(means)
+
+    def cosine(x: torch.Tensor, y: torch.Tensor) -> float:
+        return float(x @ y / (x.norm() * y.norm()))
+
+    parts = losses.card(a, p, n, pairs(own), pairs(synonym), margin=1.5)
+    assert parts["self"].item() == pytest.approx(-mean_of_tokens(own), rel=1e-5)
+    assert parts["synonym"].item() == pytest.approx(-mean_of_tokens(synonym), rel=1e-5)
+    margins = [max(0.0, 1.5 - cosine(a[i], p[i]) + cosine(a[i], n[i])) for i in range(3)]
+    assert parts["margin"].item() == pytest.approx(sum(margins) / 3, rel=1e-5)
+    assert parts["flops"].item() == pytest.approx(sum(float(m) ** 2 for m in a.mean(0)), rel=1e-5)

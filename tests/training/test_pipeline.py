@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,12 @@ from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
 from tests.training.ways import check_ways
-from training.config import RunError
-from training.trainer import Progress, SparseModel, Watch
+from training.config import RunError, load_config
+from training.data import load_training_data
+from training.evaluate import Checkpoint, top_overlap
+from training.fit import Progress, SparseModel, Watch
+from training.module import load_module
+from training.validation import Validation
 from training.vocabulary import Roles
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +74,13 @@ def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact
     assert measured["retrieval"]["sample"]["queries"] == 6
     assert f"{measured['retrieval']['sample']['sparse']['nDCG@10']:.3f}" in (artifact.path / "README.md").read_text()
     assert (run / "evaluation.png").stat().st_size > 1000
+
+
+def test_a_checkpoint_agrees_with_itself_as_the_reference(run: Path, artifact: Artifact) -> None:
+    ours, reference = Checkpoint.from_export(run), Checkpoint.from_artifact(artifact.path)
+    words = ours.top_words(["손해배상", "인공지능"], 20)
+    assert [len(row) for row in words] == [20, 20]
+    assert top_overlap(words, reference.top_words(["손해배상", "인공지능"], 20)) == 1.0
 
 
 def test_any_software_gives_the_golden_vectors(artifact: Artifact) -> None:
@@ -204,12 +216,17 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_training_goes_on_from_its_last_checkpoint(run: Path, tmp_path: Path) -> None:
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("steps = 20\n", "steps = 60\n", 1), encoding="utf-8")
-    resumed = tmp_path / "run"
-    shutil.copytree(run / "vocabulary", resumed / "vocabulary")
+    text = text.replace("steps = 20\n", "steps = 60\n", 1)
+    text = text.replace("[data]\n", "[data]\nvalidation_pairs = 8\n", 1)
+    recipe.write_text(text.replace("[train]\n", "[train]\nhard_negatives = true\n", 1), encoding="utf-8")
+    resumed, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
+    for folder in (resumed, undisturbed):
+        shutil.copytree(run / "vocabulary", folder / "vocabulary")
+    done = training("train", str(recipe), "--run", str(undisturbed))
+    assert done.returncode == 0, done.stderr[-3000:]
     command = [sys.executable, "-m", "training", "train", str(recipe), "--run", str(resumed)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (resumed / "train" / "checkpoint-20").is_dir():  # checkpoint-10 is then complete
@@ -221,6 +238,33 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run: Path, tmp_path:
     assert done.returncode == 0, done.stderr[-3000:]
     log = json.loads((resumed / "train" / "log.json").read_text())
     assert [row["step"] for row in log if "loss" in row] == list(range(1, 61))
+    for name in ("checkpoint-60/model.safetensors", "final/model.safetensors", "validation.json"):
+        assert (resumed / "train" / name).read_bytes() == (undisturbed / "train" / name).read_bytes(), name
+
+
+def test_the_best_checkpoint_by_retrieval_is_the_one_that_is_kept(run: Path, tmp_path: Path) -> None:
+    config = load_config(ROOT / RECIPE, data_root=ROOT / "training" / "sample")
+    pairs = load_training_data(config).pairs[:8]
+    module = load_module(run / "train" / "final", max_tokens=dict.fromkeys(("query", "document"), 32), bf16=False)
+    validation = Validation(config, module, pairs, tmp_path)
+    good = validation.measure()
+    state = SimpleNamespace(is_world_process_zero=True, global_step=10)
+    validation.on_save(None, state, None)
+    kept = (tmp_path / "best" / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        module.splade.decoder.bias.fill_(-1e4)  # no word fires any more
+    state.global_step = 20
+    validation.on_save(None, state, None)
+    assert json.loads((tmp_path / "validation.json").read_text()) == {"10": good, "20": 0.0}
+    assert good > 0
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == kept
+
+
+def test_a_run_writes_a_log_with_the_time_left_and_curves(run: Path) -> None:
+    lines = (run / "train" / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 20
+    assert re.search(r" step 20/20 .*loss .*active_document .*contrastive .*time left 0:00:00$", lines[-1])
+    assert (run / "train" / "curves.png").stat().st_size > 1000
 
 
 def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Two processes with half a batch each train as one process with the whole batch does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparse_encoder.tokenizer import Tokenizer
+from tests.tiny import SENTENCES, publish
+from training.fit import unused_parameters
+from training.module import TASKS, load_module
+from training.vocabulary import Roles
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "training" / "sample" / "recipe.toml"
+
+
+@pytest.mark.parametrize("heads_only", [False, True])
+def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, heads_only: bool) -> None:
+    """Else DistributedDataParallel waits for ever."""
+    artifact = publish(tmp_path / "tiny")
+    Roles(list(range(len(Tokenizer.from_file(artifact / "tokenizer.json").vocabulary)))).save(artifact / "roles.json")
+    module = load_module(artifact, max_tokens=dict.fromkeys(TASKS, 32), bf16=False)
+    module.heads_only = heads_only
+    with torch.no_grad():
+        module.splade.decoder.bias.fill_(5.0)  # so that every word fires
+    out = module(module.preprocess(list(SENTENCES), task="document"))
+    (out["states"].sum() if heads_only else out["sentence_embedding"].square().sum()).backward()
+    without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
+    unused = {id(parameter) for parameter in unused_parameters(module)}
+    assert without == {name for name, parameter in module.named_parameters() if id(parameter) in unused}
+    assert any("decoder.weight" in name for name in without) == heads_only
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    text = RECIPE.read_text(encoding="utf-8").replace("steps = 20\n", "steps = 6\n", 1)
+    recipe.write_text(text.replace("save_steps = 10", "save_steps = 6"), encoding="utf-8")
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    train = ["-m", "training", "train", str(recipe), "--run"]
+    spread = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "--",
+        *train[1:],
+        str(together),
+    ]
+    for arguments in ([*train, str(alone)], spread):
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    of_one, of_two = (
+        [row for row in json.loads((run / "train" / "log.json").read_text()) if "loss" in row]
+        for run in (alone, together)
+    )
+    assert len(of_one) == len(of_two) == 6
+    for one, two in zip(of_one, of_two, strict=True):
+        parts = set(one) - {"grad_norm", "epoch"}
+        assert parts == set(two) - {"grad_norm", "epoch"}
+        assert {name: two[name] for name in parts} == pytest.approx({name: one[name] for name in parts}, rel=2e-3)
+    weights, other = (load_file(run / "train" / "final" / "model.safetensors") for run in (alone, together))
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=2e-4, msg=name)

@@ -1,0 +1,197 @@
+"""One run of sentence-transformers' trainer: resumed where it was stopped, watched, and written down as it goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from training.config import RunError, TrainConfig
+from training.module import TiledSplade
+from training.progress import Diary
+
+logger = logging.getLogger(__name__)
+
+_TASK_OF_COLUMN = {
+    **{"query": "query", "passage": "document", "negative": "document", "text": "document"},
+    **{"term": "term", "related": "term", "anchor": "term", "synonym": "term", "look_alike": "term"},
+}
+
+
+class SparseModel(SparseEncoder):
+    """A SparseEncoder of one module that remembers how many words the last batch activated."""
+
+    active: tuple[float, float] | None = None  #: words of the last queries and documents; None: none measured yet
+
+    def track(self, queries: Tensor, documents: Tensor) -> None:
+        self.active = (float((queries > 0).sum(1).float().mean()), float((documents > 0).sum(1).float().mean()))
+
+
+class _Trainer(SparseEncoderTrainer):
+    """Logs the active words beside the loss."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        model: SparseModel = getattr(self.model, "module", self.model)  # type: ignore[arg-type]
+        if "loss" in logs and model.active:
+            query, document = model.active
+            logs = {**logs, "active_query": query, "active_document": document}
+        super().log(logs, start_time)
+
+
+class Progress:
+    """The share of the run that is done, for schedules."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def __call__(self) -> float:
+        return self.value
+
+
+class Watch(TrainerCallback):
+    """Feeds ``Progress`` and stops a run that goes wrong before it is saved."""
+
+    def __init__(self, progress: Progress, model: SparseModel, band: tuple[float, float]) -> None:
+        self.progress, self.model, self.band = progress, model, band
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.value = state.global_step / max(1, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        if not np.isfinite(logs["loss"]):
+            raise RunError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
+        low, high = self.band
+        for side, active in zip(("queries", "documents"), self.model.active or (), strict=False):
+            if not low <= active <= high:
+                raise RunError(
+                    f"step {state.global_step}: {side} activate {active:.0f} words on average, outside "
+                    f"train.active_band {low:.0f}-{high:.0f}; change the loss.flops_* weights"
+                )
+
+
+@dataclass
+class Job:
+    """What is trained: columns of texts by name, and the objective of each."""
+
+    model: SparseModel
+    module: TiledSplade
+    datasets: dict[str, Dataset]
+    objectives: dict[str, nn.Module]
+    groups: list[dict[str, Any]]  #: parameters and their learning rate, as an optimizer takes them
+    schedules: list[Callable[[int], float]]  #: factor of each group's learning rate by step
+    steps: int
+    batch: int
+    accumulation: int = 1
+    progress: Progress = field(default_factory=Progress)
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+
+
+def on_cpu(train: TrainConfig) -> bool:
+    return train.device == "cpu" or not torch.accelerator.is_available()
+
+
+def processes(train: TrainConfig) -> PartialState:
+    """This process among those that ``torchrun`` or ``accelerate launch`` started; alone without them."""
+    return PartialState(cpu=on_cpu(train), backend=_backend(train))
+
+
+def _backend(train: TrainConfig) -> str | None:
+    return "gloo" if torch.distributed.is_torchelastic_launched() and on_cpu(train) else None
+
+
+def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
+    """Trains ``job`` to its end, from the last checkpoint in ``out`` if there is one; writes ``out / "final"``.
+
+    ``train.batch`` rows are shared out among the processes, all of the same dataset. Raises ``RunError`` if the run
+    goes wrong.
+    """
+    state = processes(train)
+    for parameter in unused_parameters(job.module):  # DistributedDataParallel would wait for their gradients for ever
+        parameter.requires_grad_(False)
+    optimizer = torch.optim.AdamW(job.groups, betas=(0.9, 0.98), weight_decay=train.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, job.schedules)
+    arguments = SparseEncoderTrainingArguments(
+        output_dir=str(out),
+        max_steps=job.steps,
+        per_device_train_batch_size=job.batch,
+        gradient_accumulation_steps=job.accumulation,
+        accelerator_config={"split_batches": True},
+        max_grad_norm=train.max_grad_norm,
+        seed=seed,
+        use_cpu=on_cpu(train),
+        ddp_backend=_backend(train),
+        ddp_find_unused_parameters=False,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of earlier ones
+        save_steps=train.save_steps,
+        save_total_limit=1,
+        logging_steps=train.log_steps,
+        report_to=["tensorboard"],
+        batch_sampler="no_duplicates",
+        multi_dataset_batch_sampler="proportional",
+        router_mapping=_TASK_OF_COLUMN,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = _Trainer(
+        model=job.model,
+        args=arguments,
+        train_dataset=job.datasets,
+        loss=job.objectives,
+        optimizers=(optimizer, scheduler),
+        callbacks=[Watch(job.progress, job.model, train.active_band), Diary(out), *job.callbacks],
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with state.main_process_first():
+        checkpoint = last_checkpoint(out)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    job.module.eval()
+    if state.is_main_process:
+        best = out / "best"
+        if best.is_dir():
+            shutil.copytree(best, out / "final", dirs_exist_ok=True)
+        else:
+            job.module.save(str(out / "final"))
+        (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    state.wait_for_everyone()
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest complete checkpoint: its state file is written last, so one without was cut off and is removed."""
+    for path in out.glob("checkpoint-*"):
+        if not (path / "trainer_state.json").is_file():
+            shutil.rmtree(path)
+    found: str | None = get_last_checkpoint(str(out))
+    return found
+
+
+def split_parameters(module: TiledSplade) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """(embeddings and decoder, everything else)."""
+    mlm = module.splade.mlm
+    tables = {id(p): p for m in (mlm.get_input_embeddings(), module.splade.decoder) for p in m.parameters()}
+    return list(tables.values()), [p for p in module.parameters() if id(p) not in tables]
+
+
+def unused_parameters(module: TiledSplade) -> list[nn.Parameter]:
+    """What gets no gradient: of BERT's two copies of the decoder's bias the one that nothing computes with; and the
+    whole head while only dense vectors are trained."""
+    mlm = module.splade.mlm
+    if module.heads_only:
+        body = {id(parameter) for parameter in mlm.base_model.parameters()}
+        return [parameter for parameter in mlm.parameters() if id(parameter) not in body]
+    bias = getattr(getattr(getattr(mlm, "cls", None), "predictions", None), "bias", None)
+    return [] if bias is None or bias is module.splade.decoder.bias else [bias]

@@ -1,0 +1,106 @@
+"""What the files hold for training: natural (query, passage) pairs, related terms, triplets of terms."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from training.config import PassageSource, TermSource, TripletSource
+from training.readers import BadRows, read_rows
+
+_TAG = re.compile(r"<[^<>]{0,60}>")
+_SPACE = re.compile(r"\s+")
+NUMBERED = re.compile(r"\[(\d{1,2})\]")
+_DEFINITION = re.compile(
+    r"[\"“]([^\"”]{2,25})[\"”]\s*(?:이라 함은|라 함은|이란|란|이라 한다|은|는)\s*"
+    r"([^\"“]{15,250}?(?:말한다|것|자|시설|행위)(?=[.,;\s]|$))"
+)
+_DEFINING_TITLES = frozenset({"정의", "용어의 정의", "용어의 뜻"})
+
+
+@dataclass(frozen=True, slots=True)
+class PassagePair:
+    source: str
+    query: str
+    passage: str
+
+
+@dataclass(frozen=True, slots=True)
+class TermPair:
+    kind: str
+    term: str
+    related: str
+    domain: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    anchor: str
+    positive: str
+    negative: str  #: "" = none given
+    domain: str = field(default="", compare=False)
+
+
+def clean(text: str) -> str:
+    """NFC, mark-up tags out, white space folded."""
+    return _SPACE.sub(" ", _TAG.sub(" ", unicodedata.normalize("NFC", text))).strip()
+
+
+def folded(text: str) -> str:
+    """What makes two texts the same: case and spaces do not."""
+    return _SPACE.sub("", clean(text)).lower()
+
+
+def numbered_items(text: str) -> dict[str, str]:
+    """``"[1] a [2] b"`` -> ``{"1": "a", "2": "b"}``; a text without numbers is item 1."""
+    parts = NUMBERED.split(text)
+    if len(parts) < 3:
+        return {"1": clean(text)}
+    return {number: clean(item) for number, item in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def read_pairs(path: Path | str, source: PassageSource, rng: random.Random, bad: BadRows) -> Iterator[PassagePair]:
+    """The natural pairs of one file, in file order."""
+    fields = [source.query, source.passage, *([source.query_prefix] if source.query_prefix else [])]
+    for _, row in read_rows(path, fields, bad):
+        query, passage = row[source.query] or "", row[source.passage] or ""
+        if source.reader == "numbered":
+            answers = numbered_items(passage)
+            for number, item in numbered_items(query).items():
+                if number in answers:
+                    yield PassagePair(source.name, item[:200], answers[number])
+        elif source.reader == "definitions":
+            if clean(query) in _DEFINING_TITLES:
+                for term, meaning in _DEFINITION.findall(clean(passage)):
+                    yield PassagePair(source.name, term, meaning)
+        else:
+            prefix = f"{row[source.query_prefix]} " if source.query_prefix and rng.random() < 0.5 else ""
+            yield PassagePair(source.name, clean(prefix + query), clean(passage))
+
+
+def read_terms(path: Path | str, source: TermSource, bad: BadRows) -> Iterator[TermPair]:
+    """The term pairs of one file, those with a score below the least left out."""
+    for number, row in read_rows(path, [source.term, source.related], bad):
+        try:
+            strong = not row.get("score") or float(row["score"]) >= source.min_score
+        except ValueError:
+            bad.report(str(path), number, f"score {row['score']!r} is no number")
+            continue
+        if strong:
+            domain = row.get("domain") or ""
+            yield TermPair(source.kind, clean(row[source.term] or ""), clean(row[source.related] or ""), domain)
+
+
+def read_triplets(path: Path | str, source: TripletSource, bad: BadRows) -> Iterator[Triplet]:
+    """The triplets of one file, in file order."""
+    fields = [source.anchor, source.positive, *([source.negative] if source.negative else [])]
+    for number, row in read_rows(path, fields, bad):
+        texts = [clean(row[name] or "") for name in fields]
+        if empty := [name for name, text in zip(fields, texts, strict=True) if not text]:
+            bad.report(str(path), number, f"{empty[0]} is empty")
+            continue
+        yield Triplet(texts[0], texts[1], texts[2] if source.negative else "", row.get("domain") or "")
