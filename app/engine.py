@@ -165,6 +165,7 @@ class Engine:
         else:
             tokenised = await self._loop.run_in_executor(self._tokenisers, tokenise)
         if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
+            job.missing = 0  # refused, not abandoned
             raise TextTooLong(
                 f"{len(cut)} of the texts, first item {cut[0]}, have more than the {checkpoint.max_length(input_type)} "
                 'tokens that the model reads: split them, or send "truncate": "end"'
@@ -203,6 +204,7 @@ class Engine:
         started: float,
         queued: float,
     ) -> Encoded:
+        job.missing = 0  # those of a cache or a table were never waited for
         encoded = Encoded(
             vectors=vectors,
             tokens=sum(tokens),

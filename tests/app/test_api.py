@@ -375,6 +375,16 @@ async def test_metrics_count_texts_tokens_stages_and_errors(client: httpx.AsyncC
     assert not any(line.startswith("python_gc") for line in lines)  # nothing of the process-wide registry
 
 
+async def test_only_texts_that_nobody_waits_for_any_more_count_as_abandoned(client: httpx.AsyncClient) -> None:
+    for _ in range(2):  # the second time from the cache
+        await encode(client, {"texts": ["손해배상"], "input_type": "query"})
+    await refused(client, 422, {"texts": [" ".join(SENTENCES)], "truncate": "error"})
+    await encode(client, ["나", " "])
+    lines = (await client.get("/metrics")).text.splitlines()
+    assert "sparse_encoder_query_cache_hits_total 1.0" in lines
+    assert "sparse_encoder_abandoned_texts_total 0.0" in lines
+
+
 async def test_the_queue_is_measured_in_tokens(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
     alone = await client.post("/encode", json=["손해배상"])
     encoder.hold()
