@@ -11,6 +11,9 @@ from app import __version__
 from app.api import Service, get_service
 from app.engine import TOKENISER_THREADS
 
+#: Its names for precisions.
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
 router = APIRouter()
 
 
@@ -44,11 +47,12 @@ async def info(request: Request) -> JSONResponse:
 
 
 def _as_text_embeddings_inference(service: Service) -> dict[str, object]:
-    manifest, limits = service.versions.serving.checkpoint.manifest, service.limits
+    checkpoint, limits = service.versions.serving.checkpoint, service.limits
+    manifest, precision = checkpoint.manifest, checkpoint.encoder.device.split()[-1]
     return {
         "model_id": manifest.version,
         "model_sha": None,
-        "model_dtype": "float32",
+        "model_dtype": DTYPES.get(precision, precision),
         "model_type": {"embedding": {"pooling": "splade"}},
         "max_concurrent_requests": limits.max_texts_in_flight,
         "max_input_length": manifest.max_length_document,

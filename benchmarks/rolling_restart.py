@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ START = [sys.executable, "-m", "app"]
 PORTS = (8081, 8082)
 FRONT = "http://127.0.0.1:8080"
 TEXTS = ["전세 보증금을 돌려받지 못하면", "휴대폰 요금제 변경"]
+NUMBERS = itertools.count()  #: in every text, so that none comes twice
 INSIDE = "--inside-the-namespace"
 NGINX = """
 daemon off; worker_processes 1; pid {directory}/pid; error_log {directory}/error.log; user root;
@@ -66,9 +68,10 @@ class Load:
     async def client(self) -> None:
         async with httpx.AsyncClient(base_url=FRONT, timeout=120) as client:
             while not self.over.is_set():
+                texts = [f"{text} {next(NUMBERS)}" for text in TEXTS]
                 started = time.perf_counter()
                 try:
-                    response = await client.post("/encode", json={"texts": TEXTS, "input_type": "query"})
+                    response = await client.post("/encode", json={"texts": texts, "input_type": "query"})
                     whole = response.status_code == 200 and len(response.json()) == len(TEXTS)
                     self.statuses["200" if whole else f"{response.status_code} {response.text[:80]}"] += 1
                 except (httpx.HTTPError, ValueError) as error:
