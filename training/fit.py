@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from training.batches import DistinctBatches
 from training.config import RunError, TrainConfig
 from training.module import TiledSplade
 from training.progress import Diary
@@ -141,7 +142,7 @@ def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
         save_total_limit=1,
         logging_steps=train.log_steps,
         report_to=["tensorboard"],
-        batch_sampler="no_duplicates",
+        batch_sampler=DistinctBatches,
         multi_dataset_batch_sampler="proportional",
         router_mapping=_TASK_OF_COLUMN,
         dataloader_drop_last=True,

@@ -83,3 +83,10 @@ def test_rarer_words_weigh_more() -> None:
     values = idf([[5, 5, 6], [5], [5, 7]], 8)
     assert values[5] < values[6] == values[7] < values[0]
     assert own_weights(values, 2.0)[6] == pytest.approx(2 * values[6] ** 0.5)
+
+
+@pytest.mark.parametrize("text", ["특별시ㆍ광역시", "특별시·광역시", "특별시‧광역시", "특별시∙광역시", "특별시×광역시"])
+def test_middle_dots_and_symbols_part_words(text: str) -> None:
+    tokenizer = build_tokenizer([*SPECIAL_TOKENS, "특별시", "광역시", "m", "##2"])
+    assert tokenizer.encode(text, add_special_tokens=False).tokens == ["특별시", "광역시"]
+    assert tokenizer.encode("㎡", add_special_tokens=False).tokens == ["m", "##2"]  # NFKC comes first
