@@ -25,6 +25,9 @@ from sparse_encoder.weights import Weights, WeightsError
 #: the activations as well, block by block while they are multiplied. int8-static: see `static_int8`.
 Precision = Literal["f32", "bf16", "int8", "int8-static"]
 
+#: Of texts, padding included, that are computed at once: more are no faster, and take memory.
+MOST_POSITIONS = 4096
+
 #: See `Encoder.rounding`. Three times what was measured on the embedded model's golden texts at most.
 ROUNDING: dict[Precision, float] = {"f32": 0.0, "bf16": 0.12, "int8": 0.15, "int8-static": 0.5}
 
@@ -74,9 +77,14 @@ class OpenVINOEncoder:
 
         :raises ValueError: if the model computes NaN or infinity.
         """
+        rows = max(1, MOST_POSITIONS // batch.ids.shape[1])
+        vectors: list[SparseVector] = []
         with self._lock:  # the outputs are the request's own memory
-            self._request.infer([batch.ids, batch.lengths], share_inputs=True, share_outputs=True)
-            return sparse_rows(_as_f32(self._request.get_output_tensor()), self._emitted_ids)
+            for start in range(0, len(batch.ids), rows):
+                part = slice(start, start + rows)
+                self._request.infer([batch.ids[part], batch.lengths[part]], share_inputs=True, share_outputs=True)
+                vectors += sparse_rows(_as_f32(self._request.get_output_tensor()), self._emitted_ids)
+        return vectors
 
 
 def has_bfloat16() -> bool:

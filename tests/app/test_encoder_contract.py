@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import BertForMaskedLM
 
+from app.encoders import openvino_encoder
 from app.encoders.base import Encoder, EncoderError, TokenBatch, sparse_rows
 from app.encoders.graph import splade
 from app.encoders.graph.splade import Kind, build_graph
@@ -69,6 +70,14 @@ def test_values_are_those_of_the_definition(
 def test_batched_equals_single_for_mixed_lengths(rows: Callable[[list[str]], list[np.ndarray]]) -> None:
     singles = [rows([text])[0] for text in TEXTS]
     np.testing.assert_allclose(rows(TEXTS), singles, rtol=0, atol=TOLERANCE)
+
+
+def test_a_batch_that_is_computed_in_parts_is_the_same(
+    rows: Callable[[list[str]], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rows(TEXTS)
+    monkeypatch.setattr(openvino_encoder, "MOST_POSITIONS", 150)
+    np.testing.assert_allclose(rows(TEXTS), whole, rtol=0, atol=TOLERANCE)
 
 
 def test_order_is_kept(rows: Callable[[list[str]], list[np.ndarray]]) -> None:
