@@ -93,7 +93,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
             max_texts_in_flight=settings.max_texts_in_flight,
             request_timeout_seconds=settings.request_timeout_seconds,
         )
-        metrics.watch(texts_in_flight=lambda: engine.texts_in_flight, queue_tokens=lambda: engine.queue_tokens)
+        metrics.watch(
+            texts_in_flight=lambda: engine.texts_in_flight,
+            queue_tokens=lambda: engine.queue_tokens,
+            device_memory_bytes=lambda: versions.serving.checkpoint.encoder.device_memory_bytes(),
+        )
         chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}
         limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
         key = settings.admin_key.get_secret_value() if settings.admin_key else None

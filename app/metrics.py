@@ -49,13 +49,21 @@ class Metrics:
         self.resident = self._gauge("resident", "1 for each version in memory.", "version")
         self.model = self._gauge("model", "1 for the version that is served.", "version")
         self._texts_in_flight = self._gauge("texts_in_flight", "Texts accepted and not yet answered.")
+        self._device_memory = self._gauge("device_memory_bytes", "Memory of a GPU that the process has; 0 on a CPU.")
         self._queue_tokens = self._gauge("queue_tokens", "Tokens of the texts that wait for the encoder.")
         ProcessCollector(registry=self.registry)  # memory and CPU of the process, under the names that all services use
 
-    def watch(self, *, texts_in_flight: Callable[[], int], queue_tokens: Callable[[], int]) -> None:
+    def watch(
+        self,
+        *,
+        texts_in_flight: Callable[[], int],
+        queue_tokens: Callable[[], int],
+        device_memory_bytes: Callable[[], int],
+    ) -> None:
         """Calls these for each rendering."""
         self._texts_in_flight.set_function(texts_in_flight)
         self._queue_tokens.set_function(queue_tokens)
+        self._device_memory.set_function(device_memory_bytes)
 
     def count_batch(self, tokens: Sequence[int], max_batch_tokens: int) -> None:
         """One encoder run of texts with so many `tokens` each."""

@@ -56,6 +56,9 @@ class Encoder(Protocol):
     def rounding(self) -> float:
         """Length of the error that its precision makes in a vector, by the length of the vector; 0 for none."""
 
+    def device_memory_bytes(self) -> int:
+        """What this process has of the device's memory; 0 where that is the memory of the machine."""
+
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 

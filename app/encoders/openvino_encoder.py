@@ -72,6 +72,9 @@ class OpenVINOEncoder:
         self._request = compiled.create_infer_request()
         self._lock = threading.Lock()
 
+    def device_memory_bytes(self) -> int:
+        return 0
+
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """See `Encoder.encode`.
 

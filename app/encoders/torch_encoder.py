@@ -50,6 +50,12 @@ class TorchEncoder:
         self._model = model
         self._lock = threading.Lock()
 
+    def device_memory_bytes(self) -> int:
+        """See `Encoder.device_memory_bytes`."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device)
+        return torch.mps.current_allocated_memory() if self._device.type == "mps" else 0
+
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """See `Encoder.encode`."""
         try:

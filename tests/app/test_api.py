@@ -385,6 +385,10 @@ async def test_only_texts_that_nobody_waits_for_any_more_count_as_abandoned(clie
     assert "sparse_encoder_abandoned_texts_total 0.0" in lines
 
 
+async def test_the_memory_of_the_device_is_a_metric(client: httpx.AsyncClient) -> None:
+    assert "sparse_encoder_device_memory_bytes 123.0" in (await client.get("/metrics")).text.splitlines()
+
+
 async def test_the_queue_is_measured_in_tokens(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
     alone = await client.post("/encode", json=["손해배상"])
     encoder.hold()
