@@ -61,7 +61,7 @@ class Live:
 
 
 def serve(artifact: Path, *options: str) -> AbstractContextManager[Server]:
-    command = ("-m", "app", "--model", str(artifact), "--encoder-threads", "1", "--log-level", "info")
+    command = ("-m", "app", "--model", str(artifact), "--encoder-threads", "1", "--precision", "f32")
     return running(*command, *(options or ("--port", "0")))
 
 
