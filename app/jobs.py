@@ -58,7 +58,7 @@ class Pending:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
         key = (job.checkpoint.version, is_query, ids)
         entry = self._entries.get(key)
-        if entry is not None and entry.checkpoint is job.checkpoint and not entry.abandoned:
+        if entry is not None and entry.checkpoint is job.checkpoint:
             entry.waiters.append((job, index))
             return entry, False
         self._entries[key] = entry = Entry(job.checkpoint, ids, is_query, [(job, index)])

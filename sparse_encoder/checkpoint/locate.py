@@ -84,14 +84,12 @@ def _download(repository: str, revision: str | None) -> Located:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        try:
+        with suppress(DryRunError):  # offline, or the hub is away: the cache may hold all of it
             patterns = [*FILES, *(f"*{ending}" for ending in PICKLES)]
             files = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=patterns)
             _refuse_pickles(repository, [file.filename for file in files])
             wanted = [file for file in files if file.will_download and not file.filename.endswith(PICKLES)]
             _check_room(repository, sum(file.file_size or 0 for file in wanted), HF_HUB_CACHE)
-        except DryRunError:
-            pass  # offline, or the hub is away: the cache may hold all of it
         path = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
         if is_artifact(path):  # all of it, since its manifest says what each file must be
             snapshot_download(repository, revision=path.name, allow_patterns=[*read_manifest(path).files])

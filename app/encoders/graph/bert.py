@@ -22,7 +22,6 @@ class BertShape:
     layers: int
     epsilon: float
     activation: str
-    max_positions: int  #: tokens of the longest text
     first_position: int = 0  #: the row of the position table that the first token gets
     embeddings: str = "bert.embeddings"
     layer: str = "bert.encoder.layer"
@@ -53,7 +52,6 @@ class BertShape:
             epsilon=config["layer_norm_eps"],
             activation=config["hidden_act"],
             head_activation=config["hidden_act"],
-            max_positions=config["max_position_embeddings"],
         )
         if architecture == "BertForMaskedLM":
             return cls(**sizes)
@@ -61,7 +59,7 @@ class BertShape:
             return _electra(config, sizes)
         offset = config["pad_token_id"] + 1  # positions count from behind the padding's
         return cls(
-            **{**sizes, "max_positions": sizes["max_positions"] - offset, "head_activation": "gelu"},
+            **{**sizes, "head_activation": "gelu"},
             first_position=offset,
             embeddings="roberta.embeddings",
             layer="roberta.encoder.layer",
@@ -93,7 +91,6 @@ def _distilbert(config: Mapping[str, Any]) -> BertShape:
         epsilon=1e-12,
         activation=config["activation"],
         head_activation=config["activation"],
-        max_positions=config["max_position_embeddings"],
         embeddings="distilbert.embeddings",
         layer="distilbert.transformer.layer",
         query="attention.q_lin",

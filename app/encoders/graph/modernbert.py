@@ -25,7 +25,6 @@ class ModernBertShape:
     epsilon: float
     activation: str
     head_activation: str
-    max_positions: int  #: tokens of the longest text
     window: int  #: tokens that a local layer sees to each side
     kinds: tuple[str, ...]  #: of each layer: GLOBAL or LOCAL
     theta: Mapping[str, float]  #: the base of the rotation, by the kind of layer
@@ -50,7 +49,6 @@ class ModernBertShape:
             epsilon=config["norm_eps"],
             activation=config["hidden_activation"],
             head_activation=config["classifier_activation"],
-            max_positions=config["max_position_embeddings"],
             window=config["local_attention"] // 2,
             kinds=tuple(kinds[:layers]),
             theta={kind: rope.get(kind, {}).get("rope_theta", legacy[kind]) for kind in (GLOBAL, LOCAL)},
