@@ -38,6 +38,7 @@ Architecture = Literal[
     "CamembertForMaskedLM",
     "DistilBertForMaskedLM",
     "ElectraForMaskedLM",
+    "LexicalBertForMaskedLM",
     "ModernBertForMaskedLM",
     "RobertaForMaskedLM",
     "XLMRobertaForMaskedLM",

@@ -7,6 +7,7 @@ entry: the values are the same, and no array of batch x length x vocabulary is e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
+
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
 
@@ -93,8 +96,37 @@ def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
     raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
 
 
+def put_own_words(vectors: Tensor, own: Tensor, tokens: Tensor, column: Tensor) -> Tensor:
+    """``vectors`` [batch, columns] in which the words of the texts weigh ``own`` [batch, length], each at its heaviest.
+
+    ``tokens`` [batch, length] are their ids, -1 where there is none, and ``column`` [vocabulary] the column of each id,
+    -1 where it has none.
+    """
+    columns = torch.where(tokens >= 0, column[tokens.clamp(min=0)], -1)
+    rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)
+    keep = columns >= 0
+    places = (rows * vectors.shape[1] + columns)[keep]
+    flat = vectors.flatten()
+    present = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, places, True)
+    heaviest = torch.zeros_like(flat).scatter_reduce(0, places, own[keep], "amax")
+    return torch.where(present, heaviest, flat).view_as(vectors)
+
+
+def load_masked_lm(path: Path | str, **settings: Any) -> PreTrainedModel:
+    """A transformers checkpoint in f32 and evaluation mode; a LexicalBert by our own class, no code of the checkpoint.
+
+    ``settings`` go to ``from_pretrained``; raises what it raises.
+    """
+    config = Path(path) / "config.json"
+    ours = config.is_file() and json.loads(config.read_bytes()).get("model_type") == LexicalBertConfig.model_type
+    kind: Any = LexicalBertForMaskedLM if ours else AutoModelForMaskedLM
+    model: PreTrainedModel = kind.from_pretrained(str(path), dtype=torch.float32, **settings).eval()
+    return model
+
+
 class SpladeModel(nn.Module):
-    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads.
+    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads; or
+    a LexicalBert, whose own words weigh what it says.
 
     ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
     every id is computed.
@@ -103,15 +135,23 @@ class SpladeModel(nn.Module):
     def __init__(self, mlm: PreTrainedModel, emitted: Tensor | None = None) -> None:
         """Raises ``ValueError`` if the head of ``mlm`` is not known."""
         super().__init__()
-        _transform_of(mlm)
+        self.lexical = isinstance(mlm, LexicalBertForMaskedLM)
+        if not self.lexical:
+            _transform_of(mlm)
         self.mlm: Any = mlm  # whose attributes depend on its family
         self.register_buffer("emitted", emitted, persistent=False)
         self.emitted: Tensor | None
+        column = torch.arange(mlm.config.vocab_size)
+        if emitted is not None:
+            column = torch.full_like(column, -1)
+            column[emitted] = torch.arange(len(emitted))
+        self.register_buffer("column", column, persistent=False)
+        self.column: Tensor  #: of the vectors, for each token; -1 = none
 
     @classmethod
     def from_pretrained(cls, path: Path | str, never_emitted: list[int] | None = None) -> SpladeModel:
         """Load a transformers checkpoint (f32, evaluation mode); ``never_emitted`` ids are skipped, not masked."""
-        mlm = AutoModelForMaskedLM.from_pretrained(str(path), dtype=torch.float32).eval()
+        mlm = load_masked_lm(path)
         if never_emitted is None:
             return cls(mlm)
         keep = torch.ones(mlm.config.vocab_size, dtype=torch.bool)
@@ -129,25 +169,38 @@ class SpladeModel(nn.Module):
         states: Tensor = self.mlm.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
         return states.float()
 
-    def max_logits(self, states: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Maximal logit over unmasked positions for the emitted ids: [batch, emitted] (all ids without ``emitted``).
+    def max_logits(
+        self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Maximal logit over unmasked positions for the emitted ids, of a LexicalBert over those that speak and without
+        its own words: [batch, emitted] (all ids without ``emitted``).
 
         ``dtype``: of the product with the decoder; bfloat16 is what training uses.
         """
-        weight, bias = self.decoder.weight, self.decoder.bias
-        if self.emitted is not None:
-            return self._max_logits(states, attention_mask, weight[self.emitted], bias[self.emitted], dtype)
-        return self._max_logits(states, attention_mask, weight, bias, dtype)
-
-    def _max_logits(self, states: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        transformed = _transform_of(self.mlm)(states).float()
-        result: Tensor = MaxLogits.apply(transformed, mask.bool(), weight, bias, dtype)  # type: ignore[no-untyped-call]
+        chosen = slice(None) if self.emitted is None else self.emitted
+        weight, bias = self.decoder.weight[chosen], self.decoder.bias[chosen]
+        if self.lexical:
+            mask = self.mlm.own_tokens(input_ids, attention_mask) >= 0
+            transformed = self.mlm.head_states(states, input_ids).float()
+        else:
+            mask = attention_mask.bool()
+            transformed = _transform_of(self.mlm)(states).float()
+        result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
         return result
+
+    def weights(
+        self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """The vectors, from ``hidden_states``: [batch, emitted] (all ids without ``emitted``)."""
+        weights = torch.log1p(torch.relu(self.max_logits(states, input_ids, attention_mask, dtype)))
+        if not self.lexical:
+            return weights
+        tokens = self.mlm.own_tokens(input_ids, attention_mask)
+        return put_own_words(weights, self.mlm.own_words(states, tokens), tokens, self.column)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Weights of a batch: [batch, vocabulary]."""
-        scores = self.max_logits(self.hidden_states(input_ids, attention_mask), attention_mask)
-        weights = torch.log1p(torch.relu(scores))
+        weights = self.weights(self.hidden_states(input_ids, attention_mask), input_ids, attention_mask)
         if self.emitted is None:
             return weights
         full = weights.new_zeros((len(weights), self.mlm.config.vocab_size))

@@ -62,6 +62,13 @@ class Weights(Mapping[str, NDArray[np.float32]]):
             raise WeightsError(f"{name} holds NaN or infinity: the training that made it diverged; publish another")
         return tensor
 
+    def integers(self, name: str) -> NDArray[np.int32]:
+        """:raises WeightsError: if it is not int32."""
+        tensor: NDArray[Any] = self._holder[name].get_tensor(name)
+        if tensor.dtype != np.int32:
+            raise WeightsError(f"{name} is {tensor.dtype}, expected int32: publish the checkpoint again")
+        return tensor
+
     def blocks(self, name: str) -> Blocks | None:
         """What `quantise` gives for the matrix `name`, if it is packed; else None.
 

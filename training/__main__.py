@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name, text in help_of.items():
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("recipe", type=Path, help="TOML file, such as training/recipes/first_light.toml")
+        command.add_argument("recipe", type=Path, help="TOML file, such as training/recipes/best.toml")
         command.add_argument("--run", type=Path, required=True, help="directory of this run; a stopped one goes on")
         command.add_argument("--data-root", type=Path, help="replaces data.root of the recipe")
         if name == "evaluate":

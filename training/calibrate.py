@@ -26,9 +26,7 @@ def excess_bias(
 ) -> Tensor:
     """What to take off the bias of each emitted word, >= 0, when ``shift`` is added to all: [emitted]."""
     assert model.emitted is not None
-    column = torch.full((len(roles.emitted_as),), -1)
-    column[model.emitted] = torch.arange(len(model.emitted))
-    column = torch.tensor([-1 if target == NEVER else int(column[target]) for target in roles.emitted_as])
+    column = torch.tensor([-1 if target == NEVER else int(model.column[target]) for target in roles.emitted_as])
     rows = sorted((text.ids for text in tokenizer.encode_batch(texts, max_length) if text.content_tokens), key=len)
     logits = torch.empty((len(rows), len(model.emitted)))
     holders = torch.zeros(len(model.emitted))
@@ -41,7 +39,9 @@ def excess_bias(
             batch = pad(rows[start : start + size])
             with torch.autocast("cpu", torch.bfloat16):
                 states = model.hidden_states(batch.input_ids, batch.attention_mask)
-            logits[start : start + size] = model.max_logits(states, batch.attention_mask, torch.bfloat16)
+            logits[start : start + size] = model.max_logits(
+                states, batch.input_ids, batch.attention_mask, torch.bfloat16
+            )
             for row in range(start, start + size):
                 own = column[rows[row]].unique()
                 own = own[own >= 0]

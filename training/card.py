@@ -22,7 +22,8 @@ tags:
 # {version}
 
 A learned sparse encoder (SPLADE) for Korean: a text becomes weighted words, its own and related ones, that a plain
-inverted index can search. Architecture `{architecture}`, vocabulary {vocabulary:,} of which {emitted:,} can be emitted.
+inverted index can search. Architecture `{architecture}`, vocabulary {vocabulary:,} of which {emitted:,} can be
+emitted.{kind}
 
 ## Use
 
@@ -31,13 +32,13 @@ is the dot product of their vectors. At most {document} tokens for documents and
 not be emitted (particles, endings, punctuation, special tokens) are closed in the weights, so all of the following give
 the same vectors.
 
-With `transformers`, by the class in `modeling_splade.py`:
+With `transformers`, by the class that lies beside the weights:
 
 ```python
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory"{trust})
 model = AutoModel.from_pretrained("path/to/this/directory", trust_remote_code=True).eval()
 inputs = tokenizer("손해배상", return_tensors="pt")
 with torch.no_grad():
@@ -48,14 +49,14 @@ for weight, token_id in zip(values.tolist(), ids.tolist()):
         print(tokenizer.decode([token_id]).strip(), round(weight, 2))
 ```
 
-With `transformers`, without any code from here:
+With `transformers`, by the logits{code}:
 
 ```python
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory")
-model = AutoModelForMaskedLM.from_pretrained("path/to/this/directory").eval()
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/directory"{trust})
+model = AutoModelForMaskedLM.from_pretrained("path/to/this/directory"{trust}).eval()
 inputs = tokenizer(["손해배상"], return_tensors="pt")
 with torch.no_grad():
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
@@ -70,7 +71,7 @@ With `sentence-transformers`:
 ```python
 from sentence_transformers import SparseEncoder
 
-model = SparseEncoder("path/to/this/directory")
+model = SparseEncoder("path/to/this/directory"{trust})
 query = model.encode_query("손해배상")
 documents = model.encode_document(["고의로 남에게 손해를 끼친 사람은 배상할 책임이 있다."])
 print(model.similarity(query, documents), model.decode(query, top_k=10))
@@ -105,6 +106,9 @@ Base: {base}. Command: `{command}` at commit `{commit}`. Data:
 SPLADE v2: Formal et al. 2021, arXiv:2109.10086.{citation}
 """
 
+_LEXICAL_BERT = """ The words of a text
+itself weigh by construction, as in BM25: a weight of their own, saturated by their count, less in long texts, times how
+important the network finds them there; what the network adds are other words."""
 _E5_CITATION = " multilingual-e5: Wang et al. 2024, arXiv:2402.05672."
 
 
@@ -112,9 +116,13 @@ def model_card(description: Description, examples: dict[str, dict[str, float]], 
     """The README.md of an artifact. ``examples``: heaviest words of some texts."""
     evaluation = description.evaluation
     prune = evaluation.get("prune", {})
+    own_code = description.architecture == "LexicalBertForMaskedLM"
     return _TEMPLATE.format(
         version=description.version,
         architecture=description.architecture,
+        kind=_LEXICAL_BERT if own_code else "",
+        code="" if own_code else ", without any code from here",
+        trust=", trust_remote_code=True" if own_code else "",
         vocabulary=description.vocabulary_size,
         emitted=description.vocabulary_size - len(description.never_emitted_ids),
         document=description.max_length_document,

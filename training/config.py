@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PairReader = Literal["fields", "numbered", "definitions"]
+PairReader = Literal["fields", "numbered", "definitions", "short_names"]
 
 
 class ConfigError(ValueError):
@@ -28,6 +28,8 @@ class PassageSource(Section):
 
     ``fields``: the query is one field and the passage another. ``numbered``: both hold items ``[1] ... [2] ...`` that
     belong together by number. ``definitions``: the passage defines quoted terms, each a query for its own sentence.
+    ``short_names``: the passage is legal text that gives what it describes a short name (이하 "..."라 한다), each a
+    query for the clause before it.
     """
 
     name: str
@@ -36,6 +38,7 @@ class PassageSource(Section):
     passage: str
     reader: PairReader = "fields"
     query_prefix: str = ""  #: a second field put before half of the queries, e.g. the law of an article
+    other_names: tuple[str, ...] = ()  #: files of term pairs: instead of its query, each other name of it is asked
     max_pairs: int = 0  #: 0 = all
     max_query_repeats: int = 0  #: drop pairs whose query text is shared by more rows than this (0 = keep)
     vocabulary_texts: int = 12_000  #: rows of this file that shape the vocabulary
@@ -96,19 +99,18 @@ class VocabularyConfig(Section):
 
 
 class ModelConfig(Section):
-    """The encoder. ``e5`` widens multilingual-e5-small by ``identity_size``; ``fresh`` starts from random weights;
+    """The encoder. ``e5``: a LexicalBert with the layers of multilingual-e5-small; ``fresh``: one of random weights;
     ``checkpoint`` goes on from what an earlier run trained, with its vocabulary; ``pretrained`` from any masked
     language model (BERT, ModernBERT, RoBERTa) with its tokenizer: every token but the special ones may be emitted."""
 
     start: Literal["e5", "fresh", "checkpoint", "pretrained"] = "e5"
     checkpoint: str = ""  #: ``train/final`` of the earlier run, or folder or hub name of the pretrained one
     e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
-    identity_size: int = 128  #: dimensions that carry each token's own code from the embedding to the head
-    hidden_size: int = 512  #: for ``fresh``
+    hidden_size: int = 384  #: for ``fresh``
     layers: int = 12
-    heads: int = 16
+    heads: int = 12
     intermediate_size: int = 1536
-    lexical_scale: float = 0.6  #: weight of a word on its own = lexical_scale x sqrt(idf)
+    lexical_scale: float = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
     start_active: int = 160  #: expansions that fire for an average passage before training
 
 

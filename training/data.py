@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.config import Config, ConfigError
+from training.config import Config, ConfigError, PassageSource, TermSource
 from training.pairs import (
     NUMBERED,
     PassagePair,
@@ -21,6 +21,7 @@ from training.pairs import (
     Triplet,
     clean,
     folded,
+    other_names,
     read_pairs,
     read_terms,
     read_triplets,
@@ -70,8 +71,9 @@ def load_retrieval(config: Config, name: str) -> RetrievalData:
 
 
 def is_held_out(term: str, percent: int) -> bool:
-    """Whether a term belongs to the test split: decided by its hash, so every run and every machine agrees."""
-    return int.from_bytes(hashlib.sha1(term.lower().encode()).digest()[:4], "big") % 100 < percent
+    """Whether a term belongs to the test split: decided by the hash of its folded form, so every run and every machine
+    agrees."""
+    return int.from_bytes(hashlib.sha1(folded(term).encode()).digest()[:4], "big") % 100 < percent
 
 
 class LeakFilter:
@@ -123,7 +125,8 @@ def _load_pairs(
     pairs: list[PassagePair] = []
     known: set[tuple[str, str]] = set()
     for source in config.data.passages:
-        rows = list(read_pairs(config.data_source(source.path), source, rng, bad))
+        names = _other_names(config, source, bad)
+        rows = list(read_pairs(config.data_source(source.path), source, names, rng, bad))
         counts[f"{source.name} read"] = len(rows)
         repeats = Counter(row.query for row in rows) if source.max_query_repeats else None
         rng.shuffle(rows)
@@ -149,6 +152,20 @@ def _load_pairs(
                 pairs.append(row)
         counts[f"{source.name} kept"] = kept
     return pairs
+
+
+def _other_names(config: Config, source: PassageSource, bad: BadRows) -> dict[str, list[str]]:
+    """By the term files that ``source`` names; terms of the test split are left out."""
+    percent = config.data.held_out_percent
+    pairs = (
+        pair
+        for path in source.other_names
+        for pair in read_terms(config.data_source(path), TermSource(path=path), bad)
+        if _usable(pair.term, pair.related)
+        and not is_held_out(pair.term, percent)
+        and not is_held_out(pair.related, percent)
+    )
+    return other_names(pairs)
 
 
 def _load_terms(

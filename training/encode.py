@@ -44,8 +44,7 @@ def encode(
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 states = model.hidden_states(ids, mask)
-            scores = model.max_logits(states, mask, torch.bfloat16 if bf16 else torch.float32)
-            weights = torch.log1p(torch.relu(scores))
+            weights = model.weights(states, ids, mask, torch.bfloat16 if bf16 else torch.float32)
             for i, row in zip(chosen, weights, strict=True):
                 active = row.nonzero()[:, 0]
                 words = active if model.emitted is None else model.emitted[active]

@@ -181,9 +181,11 @@ def last_checkpoint(out: Path) -> str | None:
 
 
 def split_parameters(module: TiledSplade) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(embeddings and decoder, everything else)."""
+    """(embeddings, decoder and the words' own weights; everything else)."""
     mlm = module.splade.mlm
     tables = {id(p): p for m in (mlm.get_input_embeddings(), module.splade.decoder) for p in m.parameters()}
+    if module.splade.lexical:
+        tables[id(mlm.own_weight)] = mlm.own_weight
     return list(tables.values()), [p for p in module.parameters() if id(p) not in tables]
 
 

@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM
 
 
 class SpladeModel(BertForMaskedLM):
-    """A BERT masked language model whose output is the sparse vector of each text."""
+    """A masked language model whose output is the sparse vector of each text."""
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any

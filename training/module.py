@@ -11,9 +11,8 @@ import torch
 from sentence_transformers.base.modules.input_module import InputModule
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
-from sparse_encoder.model import SpladeModel
+from sparse_encoder.model import SpladeModel, load_masked_lm
 from training.student import pad
 from training.vocabulary import Roles
 
@@ -56,7 +55,7 @@ class TiledSplade(InputModule):
         features["states"] = states
         if not self.heads_only:
             dtype = torch.bfloat16 if self.bf16 and self.training else torch.float32
-            features["sentence_embedding"] = torch.log1p(torch.relu(self.splade.max_logits(states, mask, dtype)))
+            features["sentence_embedding"] = self.splade.weights(states, ids, mask, dtype)
         return features
 
     def observe(self, task: str, weights: Tensor) -> Tensor:
@@ -80,7 +79,7 @@ class TiledSplade(InputModule):
 def load_module(path: Path, *, max_tokens: dict[str, int], bf16: bool) -> TiledSplade:
     """Read what ``TiledSplade.save`` (or the vocabulary and start stages) wrote."""
     roles = Roles.load(path / "roles.json")
-    mlm = AutoModelForMaskedLM.from_pretrained(str(path), dtype=torch.float32)
+    mlm = load_masked_lm(path)
     splade = SpladeModel(mlm, roles.emitted)
     module = TiledSplade(splade, Tokenizer.from_file(str(path / "tokenizer.json")), roles, max_tokens, bf16)
     if (path / USAGE).is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,10 @@ _DEFINITION = re.compile(
     r"[\"“]([^\"”]{2,25})[\"”]\s*(?:이라 함은|라 함은|이란|란|이라 한다|은|는)\s*"
     r"([^\"“]{15,250}?(?:말한다|것|자|시설|행위)(?=[.,;\s]|$))"
 )
+_SHORT_NAME = re.compile(r"\(이하\s*[\"“]([^\"”]{2,25})[\"”]\s*(?:이?라|로)\s*(?:한다|부른다)\)")
+_CLAUSE_START = re.compile(r"(?:[\n①-⑳]|\d\.|[가-하]\.|다\.|\))\s")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_CLAUSE = 250  #: characters before a short name that may describe it
 _DEFINING_TITLES = frozenset({"정의", "용어의 정의", "용어의 뜻"})
 
 
@@ -63,8 +67,42 @@ def numbered_items(text: str) -> dict[str, str]:
     return {number: clean(item) for number, item in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def read_pairs(path: Path | str, source: PassageSource, rng: random.Random, bad: BadRows) -> Iterator[PassagePair]:
-    """The natural pairs of one file, in file order."""
+def short_names(text: str) -> Iterator[tuple[str, str]]:
+    """``(name, clause)`` for each short name that a legal text introduces and its clause does not hold as it is."""
+    for match in _SHORT_NAME.finditer(text):
+        before = _SHORT_NAME.sub("", text[max(0, match.start() - _CLAUSE) : match.start()])
+        clause = clean(_CLAUSE_START.split(before)[-1])
+        if folded(match.group(1)) not in folded(clause):
+            yield match.group(1), clause
+
+
+def without(name: str, text: str) -> str:
+    """``text`` without the sentences that hold ``name``."""
+    key = folded(name)
+    return " ".join(sentence for sentence in _SENTENCE_END.split(text) if key not in folded(sentence))
+
+
+def other_names(pairs: Iterable[TermPair]) -> dict[str, list[str]]:
+    """What else a term is called, by its folded form, in both directions."""
+    names: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        for one, other in ((pair.term, pair.related), (pair.related, pair.term)):
+            names.setdefault(folded(one), {})[other] = None
+    return {name: list(others) for name, others in names.items()}
+
+
+def read_pairs(
+    path: Path | str, source: PassageSource, names: Mapping[str, list[str]], rng: random.Random, bad: BadRows
+) -> Iterator[PassagePair]:
+    """The natural pairs of one file, in file order; ``names`` as ``other_names`` makes them, empty for none."""
+    for pair in _read_pairs(path, source, rng, bad):
+        if not source.other_names:
+            yield pair
+        for name in names.get(folded(pair.query), ()):
+            yield PassagePair(pair.source, name, without(name, pair.passage))
+
+
+def _read_pairs(path: Path | str, source: PassageSource, rng: random.Random, bad: BadRows) -> Iterator[PassagePair]:
     fields = [source.query, source.passage, *([source.query_prefix] if source.query_prefix else [])]
     for _, row in read_rows(path, fields, bad):
         query, passage = row[source.query] or "", row[source.passage] or ""
@@ -77,6 +115,9 @@ def read_pairs(path: Path | str, source: PassageSource, rng: random.Random, bad:
             if clean(query) in _DEFINING_TITLES:
                 for term, meaning in _DEFINITION.findall(clean(passage)):
                     yield PassagePair(source.name, term, meaning)
+        elif source.reader == "short_names":
+            for name, clause in short_names(passage):
+                yield PassagePair(source.name, name, clause)
         else:
             prefix = f"{row[source.query_prefix]} " if source.query_prefix and rng.random() < 0.5 else ""
             yield PassagePair(source.name, clean(prefix + query), clean(passage))

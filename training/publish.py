@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import torch
 from tokenizers import Tokenizer as BackendTokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sparse_encoder.artifact import (
     CLOSED_BIAS,
@@ -29,7 +29,7 @@ from sparse_encoder.artifact import (
     write_golden,
 )
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS, GOLDEN_TOLERANCE
-from sparse_encoder.model import SpladeModel
+from sparse_encoder.model import SpladeModel, load_masked_lm
 from sparse_encoder.packed import dequantise, pack, quantise
 from sparse_encoder.store import Store, who
 from sparse_encoder.token_ids import read_token_ids, write_token_ids
@@ -59,7 +59,7 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> Path
     if not (trained / "roles.json").is_file():
         raise RunError(f"{trained}: no trained checkpoint there; run `python -m training train` to its end first")
     roles = Roles.load(trained / "roles.json")
-    mlm = AutoModelForMaskedLM.from_pretrained(str(trained), dtype=torch.float32).eval()
+    mlm: Any = load_masked_lm(trained)
     decoder = mlm.get_output_embeddings()
     decoder.weight[roles.never_emitted] = 0.0
     settings = config.publish
@@ -230,8 +230,7 @@ def write(
         for file in exported.iterdir():
             if file.name != "roles.json":
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
-        if _architecture(model) == "BertForMaskedLM":
-            add_loaders(directory)
+        add_loaders(directory, description.architecture)
         write_golden(directory / "golden.jsonl", golden)
         query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
         write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, previous_token_ids)

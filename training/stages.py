@@ -9,12 +9,14 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
 from training.lexical import emitted_rows, idf, own_weights
+from training.student import own_words_start
 from training.vocabulary import NEVER, Roles, build_vocabulary
 
 PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
@@ -99,11 +101,12 @@ def teacher_stage(
     }
 
 
-def fresh_model(config: Config, size: int) -> BertForMaskedLM:
+def fresh_model(config: Config, roles: Roles, own_weights: Tensor) -> LexicalBertForMaskedLM:
+    """Random weights; own words weigh ``own_weights`` [vocabulary] from the start."""
     torch.manual_seed(config.seed)
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=size,
+    model = LexicalBertForMaskedLM(
+        LexicalBertConfig(
+            vocab_size=len(roles.emitted_as),
             hidden_size=config.model.hidden_size,
             num_hidden_layers=config.model.layers,
             num_attention_heads=config.model.heads,
@@ -115,3 +118,7 @@ def fresh_model(config: Config, size: int) -> BertForMaskedLM:
             tie_word_embeddings=False,
         )
     )
+    own_words_start(model, roles)
+    with torch.no_grad():
+        model.own_weight.copy_(own_weights)
+    return model

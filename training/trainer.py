@@ -20,6 +20,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from tokenizers import Tokenizer
+from transformers import PreTrainedModel
 
 from sparse_encoder.model import SpladeModel
 from training.config import Config, RunError
@@ -38,7 +39,7 @@ from training.stages import (
     teacher_stage,
     vocabulary_stage,
 )
-from training.student import identity_codes, install_head, widen_e5
+from training.student import install_head, start_from_e5
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -101,8 +102,11 @@ def start_stage(
     if config.model.start in ("fresh", "pretrained"):
         with first():
             if not (out / "roles.json").is_file():
-                size = len(roles.emitted_as)
-                mlm = fresh_model(config, size) if config.model.start == "fresh" else pretrained_model(config)
+                if config.model.start == "fresh":
+                    weights, _ = lexical_stage(config, run, data, tokenizer, roles)
+                    mlm: PreTrainedModel = fresh_model(config, roles, weights)
+                else:
+                    mlm = pretrained_model(config)
                 TiledSplade(SpladeModel(mlm, roles.emitted), tokenizer, roles, tasks, False).save(str(out))
         return load_module(out, max_tokens=tasks, bf16=bf16), {}
     e5, e5_tokenizer = load_e5(config.data_path(config.model.e5_path))
@@ -112,11 +116,9 @@ def start_stage(
     if config.model.start == "checkpoint":
         return load_module(Path(config.model.checkpoint), max_tokens=tasks, bf16=bf16), teacher
     if not (out / "roles.json").is_file():
-        codes = identity_codes(roles, config.model.identity_size, config.seed)
-        sample = [p.passage[:PASSAGE_CHARACTERS] for p in data.pairs[:200]] + [p.query for p in data.pairs[200:280]]
         final = run / "align" / "final"
         if not (final / "roles.json").is_file():
-            mlm = widen_e5(e5, e5_tokenizer, pieces, codes, sample[:32], seed=config.seed)
+            mlm = start_from_e5(e5, e5_tokenizer, pieces, roles, seed=config.seed)
             module = TiledSplade(SpladeModel(mlm, roles.emitted), tokenizer, roles, dict(tasks), bf16)
             if config.align.steps:
                 align_stage(config, run, module, teacher, data)
@@ -126,14 +128,13 @@ def start_stage(
             if not (out / "roles.json").is_file():
                 module = load_module(final, max_tokens=tasks, bf16=False).eval()
                 weights, _ = lexical_stage(config, run, data, tokenizer, roles)
+                sample = [p.passage[:PASSAGE_CHARACTERS] for p in data.pairs[:200]]
+                sample += [p.query for p in data.pairs[200:280]]
                 measured = install_head(
                     module.splade,
-                    roles,
-                    codes,
                     teacher["words"],
                     weights,
                     [encoding.ids[: config.train.document_tokens] for encoding in tokenizer.encode_batch(sample)],
-                    [[2, i, 3] for i in roles.emitted.tolist()],
                     start_active=config.model.start_active,
                 )
                 logger.info("head installed: %s", measured)

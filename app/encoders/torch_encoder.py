@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from app.encoders.base import EncoderError, OutOfMemory, TokenBatch
 from sparse_encoder.artifact import Activation, Artifact
+from sparse_encoder.model import put_own_words
+from sparse_encoder.modeling_lexical_bert import OWN_TOKEN, LexicalBertForMaskedLM
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
 
@@ -46,7 +48,11 @@ class TorchEncoder:
         self._ids = torch.from_numpy(emitted).to(self._device)
         self._rows = decoder.weight[self._ids].detach()  # [n, hidden]
         self._bias = decoder.bias[self._ids].detach().float()  # [n]
-        model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of the logits
+        self._column = torch.full((manifest.vocabulary_size,), -1, device=self._device)
+        self._column[self._ids] = torch.arange(len(emitted), device=self._device)
+        self._lexical = isinstance(model, LexicalBertForMaskedLM)
+        if not self._lexical:
+            model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of logits
         self._model = model
         self._lock = threading.Lock()
 
@@ -76,9 +82,7 @@ class TorchEncoder:
         ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
         lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
         mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
-        states = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits[mask]  # [positions, hidden]
-        tiles = zip(self._rows.split(VOCABULARY_TILE), self._bias.split(VOCABULARY_TILE), strict=True)
-        vectors = torch.cat([self._tile(states, batch.lengths.tolist(), rows, bias) for rows, bias in tiles], 1)
+        vectors = self._own_and_added(ids, mask) if self._lexical else self._vectors(*self._head_states(ids, mask))
         if not torch.isfinite(vectors).all():
             raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
         rows, columns = torch.nonzero(vectors >= torch.finfo(torch.float32).tiny, as_tuple=True)
@@ -89,16 +93,41 @@ class TorchEncoder:
         tokens = self._ids[columns[order]].to(torch.int32)
         return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
 
+    def _head_states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
+        """What the decoder multiplies, [positions, hidden] of all texts, and how many positions each text has."""
+        states: Tensor = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits[mask]
+        return states, mask.sum(1).tolist()
+
+    def _own_and_added(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The vectors of a LexicalBert, f32 [texts, n]."""
+        model = self._model
+        hidden = model.bert(input_ids=ids, attention_mask=mask.to(torch.int64))[0]
+        tokens = model.own_tokens(ids, mask)
+        speaks = tokens >= 0
+        vectors = self._vectors(model.head_states(hidden, ids)[speaks], speaks.sum(1).tolist())
+        return put_own_words(vectors, model.own_words(hidden, tokens), tokens, self._column)
+
+    def _vectors(self, states: Tensor, lengths: list[int]) -> Tensor:
+        """f32 [texts, n], from the `states` [positions, hidden] of the texts one after another."""
+        tiles = zip(self._rows.split(VOCABULARY_TILE), self._bias.split(VOCABULARY_TILE), strict=True)
+        return torch.cat([self._tile(states, lengths, rows, bias) for rows, bias in tiles], 1)
+
     def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
         """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden]."""
         texts = (states @ rows.T).split(lengths)
         if self._pooling == "max":
-            return self._activate(torch.stack([logits.amax(0) for logits in texts]).float() + bias)
+            nothing = bias.new_full(bias.shape, -torch.inf)  # of a text that holds no word
+            maxima = [logits.amax(0).float() if len(logits) else nothing for logits in texts]
+            return self._activate(torch.stack(maxima) + bias)
         return torch.stack([self._activate(logits.float() + bias).sum(0) for logits in texts])
 
     def _activate(self, logits: Tensor) -> Tensor:
         weights = torch.log1p(torch.relu(logits))
         return weights if self._activation == "log1p_relu" else torch.log1p(weights)
+
+
+def _tensor(weights: Weights, name: str) -> NDArray[Any]:
+    return weights.integers(name) if name == OWN_TOKEN else weights[name]
 
 
 class _PassThrough(nn.Module):
@@ -111,15 +140,17 @@ class _PassThrough(nn.Module):
 
 
 def _load(artifact: Artifact) -> nn.Module:
-    """The model class is transformers' own; no code of the checkpoint runs."""
-    kind: Any = getattr(transformers, artifact.manifest.architecture)
+    """The model class is transformers' own, or ours; no code of the checkpoint runs."""
+    architecture = artifact.manifest.architecture
+    ours = architecture == "LexicalBertForMaskedLM"
+    kind: Any = LexicalBertForMaskedLM if ours else getattr(transformers, architecture)
     config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
     config._attn_implementation = "sdpa"
     model: Any = kind(config).eval()
     try:
         with Weights(artifact.path) as weights:
             missing, unexpected = model.load_state_dict(
-                {name: torch.from_numpy(weights[name]) for name in weights}, strict=False
+                {name: torch.from_numpy(_tensor(weights, name)) for name in weights}, strict=False
             )
     except (WeightsError, RuntimeError) as error:
         raise EncoderError(f"the weights do not fit {artifact.manifest.architecture}: {error}") from error

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM
 
 from sparse_encoder.artifact import TOKENIZER, Artifact, GoldenVector, InputType, Manifest
 from sparse_encoder.checkpoint.convert import GoldenMaker
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
+from sparse_encoder.model import load_masked_lm
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
@@ -21,11 +21,7 @@ class Reference:
     def __init__(self, artifact: Artifact) -> None:
         self._manifest = artifact.manifest
         self.tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
-        # Without trust_remote_code nothing of the directory is run.
-        model = AutoModelForMaskedLM.from_pretrained(
-            str(artifact.path), dtype=torch.float32, attn_implementation="eager"
-        )
-        self._model = model.eval()
+        self._model = load_masked_lm(artifact.path, attn_implementation="eager")
 
     @torch.no_grad()
     def vector(self, text: str, input_type: InputType) -> SparseVector:

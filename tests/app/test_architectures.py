@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from app.encoders.base import Encoder, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
+from sparse_encoder import modeling_lexical_bert
 from sparse_encoder.artifact import Activation, Architecture, Artifact, Pooling, read_manifest
 from tests.tiny import dense
 
 VOCABULARY, HIDDEN, LONGEST, PAD = 500, 64, 180, 1
+NEVER = (0, 7, 250)
 BERT_SIZES: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "num_hidden_layers": 2,
@@ -70,6 +72,7 @@ CASES = [
     Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": HIDDEN}),
+    Case("LexicalBertForMaskedLM", "LexicalBertConfig"),
     Case("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT),
     Case("ModernBertForMaskedLM", "ModernBertConfig", MODERNBERT, pooling="sum", activation="log1p_log1p_relu"),
     Case(
@@ -87,9 +90,14 @@ def saved(
     """An artifact of the case, and the torch model that it was saved from."""
     case: Case = request.param
     torch.manual_seed(5)
-    model: Any = getattr(transformers, case.architecture)(
-        getattr(transformers, case.config)(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **case.sizes})
+    home = modeling_lexical_bert if case.architecture == "LexicalBertForMaskedLM" else transformers
+    model: Any = getattr(home, case.architecture)(
+        getattr(home, case.config)(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **case.sizes})
     ).eval()
+    if home is modeling_lexical_bert:
+        # Every third token is silent, and some are emitted as another one.
+        model.own_token.copy_(torch.tensor([-1 if i in NEVER or i % 3 == 0 else i - i % 2 for i in range(VOCABULARY)]))
+        model.own_token[torch.isin(model.own_token, torch.tensor(NEVER))] = -1
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # biases and norms start as 0 and 1, which would hide that one is left out
@@ -104,7 +112,7 @@ def saved(
         activation=case.activation,
         pooling=case.pooling,
         vocabulary_size=VOCABULARY,
-        never_emitted_ids=(0, 7, 250),
+        never_emitted_ids=NEVER,
     )
     return Artifact(directory, manifest), model
 

@@ -57,7 +57,7 @@ def test_numbered_items_belong_together_by_number(tmp_path: Path) -> None:
     with lzma.open(path, "wt", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
     source = PassageSource(name="n", path="", query="q", passage="a", reader="numbered")
-    assert [(p.query, p.passage) for p in read_pairs(path, source, random.Random(0), BadRows())] == [
+    assert [(p.query, p.passage) for p in read_pairs(path, source, {}, random.Random(0), BadRows())] == [
         ("둘째 물음", "둘째 답")
     ]
 
@@ -67,7 +67,7 @@ def test_definitions_become_queries(tmp_path: Path) -> None:
     row = {"t": "정의", "x": '1. "공유 자전거"란 여러 사람이 나누어 쓰도록 거리에 둔 자전거를 말한다.'}
     path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     source = PassageSource(name="d", path="", query="t", passage="x", reader="definitions")
-    (pair,) = read_pairs(path, source, random.Random(0), BadRows())
+    (pair,) = read_pairs(path, source, {}, random.Random(0), BadRows())
     assert pair.query == "공유 자전거"
     assert pair.passage.endswith("말한다")
 

@@ -38,7 +38,7 @@ def published(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def fill(directory: Path) -> None:
         for name in manifest.files:
             shutil.copyfile(tiny_artifact / name, directory / name)
-        add_loaders(directory)
+        add_loaders(directory, manifest.architecture)
         card = model_card(manifest, {"손해배상": {"손해": 1.5}}, "It is random.")
         (directory / "README.md").write_text(card, encoding="utf-8")
 

@@ -6,8 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from sparse_encoder.model import SpladeModel
-from training.config import ConfigError
-from training.student import identity_codes, install_head, silent_code, widen_e5
+from training.student import install_head, start_from_e5
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
 
 WORDS = [f"낱말{i}" for i in range(40)]
@@ -32,41 +31,51 @@ def teacher() -> tuple[BertModel, Tokenizer]:
     return BertModel(config, add_pooling_layer=False).eval(), tokenizer
 
 
-def test_codes_are_shared_by_pieces_of_one_word_and_by_all_that_is_silent() -> None:
-    codes = identity_codes(ROLES, 32, seed=1)
-    assert torch.equal(codes[5], codes[45])  # 낱말0 and ##낱말0
-    assert torch.equal(codes[0], codes[46])  # [PAD] and the particle
-    torch.testing.assert_close(codes.std(1, correction=0), torch.ones(len(PIECES)))
-    torch.testing.assert_close(codes[5:45] @ silent_code(codes, ROLES), torch.zeros(40), atol=1e-4, rtol=0)
-
-
-def test_identity_size_must_fit_the_heads() -> None:
+def start(seed: int = 1) -> SpladeModel:
     model, tokenizer = teacher()
-    with pytest.raises(ConfigError, match="multiple of the attention head size 16"):
-        widen_e5(model, tokenizer, PIECES, identity_codes(ROLES, 24, seed=1), ["낱말1"], seed=1)
+    lexical_bert = start_from_e5(model, tokenizer, PIECES, ROLES, seed=seed)
+    lexical_bert.train(False)
+    return SpladeModel(lexical_bert, torch.arange(5, 45))
 
 
-def test_an_untrained_student_emits_each_word_at_its_weight_and_nothing_for_a_particle() -> None:
-    model, tokenizer = teacher()
-    codes = identity_codes(ROLES, 64, seed=1)
-    sample = [" ".join(WORDS[i : i + 6]) for i in range(0, 34, 2)]
-    wide = widen_e5(model, tokenizer, PIECES, codes, sample, seed=1).eval()
-    emitted = torch.arange(5, 45)
-    splade = SpladeModel(wide, emitted)
+def test_the_body_computes_what_the_teacher_does_where_a_word_is_one_of_its_pieces() -> None:
+    splade = start()
+    model, _ = teacher()
+    ids = torch.tensor([[2, 5, 6, 7, 3]])  # whose pieces have the same ids here, but for the special ones
+    theirs = torch.tensor([[2, 4, 5, 6, 3]])
+    with torch.no_grad():
+        ours = splade.hidden_states(ids, torch.ones_like(ids))
+        torch.testing.assert_close(ours, model(input_ids=theirs)[0])
+
+
+def installed() -> tuple[SpladeModel, torch.Tensor]:
+    splade = start()
     own = torch.zeros(len(PIECES))
     own[5:45] = torch.linspace(0.5, 2.0, 40)
     rows = [[2, *range(5 + i, 11 + i), 46, 3] for i in range(0, 34, 2)]
-    words = [[2, i, 3] for i in range(5, 45)]
     vectors = torch.randn((len(PIECES), 64), generator=torch.Generator().manual_seed(2)).numpy()
-    install_head(splade, ROLES, codes, vectors, own, rows, words, start_active=2)
-    texts = torch.tensor(rows)
+    measured = install_head(splade, vectors, own, rows, start_active=2)
+    assert measured["active"] == pytest.approx(2, abs=1)
+    return splade, own
+
+
+def test_an_untrained_student_emits_each_word_at_its_weight_and_nothing_for_a_particle() -> None:
+    splade, own = installed()
+    texts = torch.tensor([[2, *range(5, 11), 46, 3], [2, *range(20, 26), 46, 3]])
     with torch.no_grad():
         weights = splade(texts, torch.ones_like(texts))
-        silent = torch.tensor([[2, 46, 46, 3]])
-        states = splade.hidden_states(silent, torch.ones_like(silent))
-        particles = splade.max_logits(states, torch.ones_like(silent))
-    own_word = torch.zeros_like(weights, dtype=torch.bool).scatter_(1, texts[:, 1:7], True)
-    assert weights[own_word].mean() > 5 * weights[~own_word].mean()
-    assert torch.corrcoef(torch.stack([weights[own_word], own.expand_as(weights)[own_word]]))[0, 1] > 0.5
-    assert float(particles.max()) < -4  # half of what silence takes off: no expansion gets over that
+    for row, text in zip(weights, texts, strict=True):
+        words = text[1:7]
+        torch.testing.assert_close(row[words], own[words] * 6**-0.25)
     assert weights[:, [*range(5), 45, 46]].abs().max() == 0
+    silent = torch.tensor([[2, 46, 46, 3]])
+    assert splade(silent, torch.ones_like(silent)).abs().max() == 0
+
+
+def test_a_piece_counts_as_the_word_that_it_is_emitted_as_and_repeats_saturate() -> None:
+    splade, own = installed()
+    text = torch.tensor([[2, 5, 45, 6, 3]])  # 낱말0 ##낱말0 낱말1
+    with torch.no_grad():
+        (weights,) = splade(text, torch.ones_like(text))
+    assert float(weights[5]) == pytest.approx(float(own[5]) * 2 * 1.9 / 2.9 * 3**-0.25, rel=1e-5)
+    assert float(weights[6]) == pytest.approx(float(own[6]) * 3**-0.25, rel=1e-5)

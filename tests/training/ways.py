@@ -32,8 +32,13 @@ def by_the_service(artifact: Artifact) -> NDArray[np.float32]:
     return np.stack([dense(checkpoint.vector(text, "document"), size) for text in TEXTS])
 
 
+def has_own_code(artifact: Artifact) -> bool:
+    """Whether other software needs the class that the artifact brings along."""
+    return artifact.manifest.architecture == "LexicalBertForMaskedLM"
+
+
 def inputs_of(artifact: Artifact) -> Any:
-    tokenizer = AutoTokenizer.from_pretrained(artifact.path)
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, trust_remote_code=has_own_code(artifact))
     length = artifact.manifest.max_length_document
     return tokenizer(TEXTS, padding=True, truncation=True, max_length=length, return_tensors="pt")
 
@@ -51,7 +56,7 @@ def by_the_class_of_the_directory(artifact: Artifact) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def by_the_formula(artifact: Artifact) -> NDArray[np.float32]:
-    model = AutoModelForMaskedLM.from_pretrained(artifact.path).eval()
+    model = AutoModelForMaskedLM.from_pretrained(artifact.path, trust_remote_code=has_own_code(artifact)).eval()
     inputs = inputs_of(artifact)
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
     logits = logits.masked_fill(inputs["attention_mask"].unsqueeze(-1) == 0, float("-inf"))
@@ -59,5 +64,5 @@ def by_the_formula(artifact: Artifact) -> NDArray[np.float32]:
 
 
 def by_sentence_transformers(artifact: Artifact) -> NDArray[np.float32]:
-    encoder: Any = SparseEncoder(str(artifact.path), device="cpu")
+    encoder: Any = SparseEncoder(str(artifact.path), device="cpu", trust_remote_code=has_own_code(artifact))
     return np.asarray(encoder.encode_document(TEXTS, convert_to_sparse_tensor=False).numpy())

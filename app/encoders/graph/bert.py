@@ -57,6 +57,14 @@ class BertShape:
             return cls(**sizes)
         if architecture == "ElectraForMaskedLM":
             return _electra(config, sizes)
+        if architecture == "LexicalBertForMaskedLM":
+            return cls(
+                **sizes,
+                head_dense="head.dense",
+                head_norm="head.LayerNorm",
+                decoders=("decoder.weight",),
+                decoder_biases=("decoder.bias",),
+            )
         offset = config["pad_token_id"] + 1  # positions count from behind the padding's
         return cls(
             **{**sizes, "head_activation": "gelu"},
@@ -109,14 +117,19 @@ def _distilbert(config: Mapping[str, Any]) -> BertShape:
 
 
 def bert_states(build: Builder, shape: BertShape, ids: ov.Node, positions: ov.Node, mask: ov.Node) -> ov.Node:
-    """What the decoder multiplies, f32 [B, L, embedding], for `ids` [B, L], `positions` 0 to L-1 and `mask` [B, L]."""
+    """The last hidden states, f32 [B, L, hidden], for `ids` [B, L], `positions` 0 to L-1 and `mask` [B, L]."""
     hidden = _embeddings(build, shape, ids, positions)
     if shape.project:
         hidden = build.linear(shape.project, hidden)
     attention_mask = op.unsqueeze(mask, index([1, 2]))
     for layer in range(shape.layers):
         hidden = _layer(build, shape, f"{shape.layer}.{layer}", hidden, attention_mask)
-    hidden = ACTIVATIONS[shape.head_activation](build.linear(shape.head_dense, hidden))
+    return hidden
+
+
+def bert_head(build: Builder, shape: BertShape, states: ov.Node) -> ov.Node:
+    """What the decoder multiplies, f32 [B, L, embedding], from the last hidden `states`."""
+    hidden = ACTIVATIONS[shape.head_activation](build.linear(shape.head_dense, states))
     return build.layer_norm(shape.head_norm, hidden, shape.epsilon)
 
 

@@ -47,6 +47,10 @@ class Builder:
         self._require(name)
         return self._weights[name]
 
+    def integers(self, name: str) -> NDArray[np.int32]:
+        self._require(name)
+        return self._weights.integers(name)
+
     def matrix(self, name: str) -> ov.Node:
         """The weight `name`, [rows, columns], as a constant."""
         (whole,) = self.tiles(name)

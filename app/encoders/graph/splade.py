@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
-from app.encoders.graph.bert import BertShape, bert_states
+from app.encoders.graph.bert import BertShape, bert_head, bert_states
 from app.encoders.graph.builder import ACTIVATIONS, Builder, Int8, index, scalar
+from app.encoders.graph.lexical_bert import LexicalBertShape, OwnWords, lexical_states
 from app.encoders.graph.modernbert import ModernBertShape, modernbert_states
 from sparse_encoder.artifact import Activation, Architecture, Pooling
 from sparse_encoder.weights import Weights
@@ -54,24 +55,61 @@ def build_graph(
     row_length = op.gather(op.shape_of(ids, "i32"), index(1), index(0))
     positions = op.range(scalar(0, np.int32), row_length, scalar(1, np.int32), "i32")
     mask = op.less(op.unsqueeze(positions, index(0)), op.unsqueeze(lengths, index(1)))  # [B, L], true: a real token
-    if isinstance(shape, BertShape):
-        states = bert_states(build, shape, ids, positions, mask)
+    if isinstance(shape, LexicalBertShape):
+        if (kind.activation, kind.pooling) != ("log1p_relu", "max"):
+            raise EncoderError(
+                f"a LexicalBert has log1p_relu and max, its manifest says {kind.activation}, {kind.pooling}"
+            )
+        vectors = _lexical_bert(build, shape, kind, emitted_ids, ids, positions, mask)
     else:
-        states = modernbert_states(build, shape, ids, positions, mask)
-    bias = build.get(_first(build, shape.decoder_biases))[emitted_ids]
+        if isinstance(shape, BertShape):
+            states = bert_head(build, shape, bert_states(build, shape, ids, positions, mask))
+        else:
+            states = modernbert_states(build, shape, ids, positions, mask)
+        # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
+        first = op.gather(states, index([0]), index(1))
+        decoder, bias = _decoder(build, shape, emitted_ids)
+        if kind.pooling == "max":
+            states = op.select(op.unsqueeze(mask, index(2)), states, first)
+            vectors = _max_head(states, decoder, bias, kind.activation)
+        else:
+            vectors = _sum_head(states, mask, decoder, bias, kind.activation)
+    return ov.Model([op.result(vectors)], [ids, lengths], "splade")
+
+
+def _lexical_bert(
+    build: Builder,
+    shape: LexicalBertShape,
+    kind: Kind,
+    emitted_ids: NDArray[np.int32],
+    ids: ov.Node,
+    positions: ov.Node,
+    mask: ov.Node,
+) -> ov.Node:
+    states = bert_states(build, shape.bert, ids, positions, mask)
+    own = OwnWords(build, emitted_ids, ids, mask)
+    spoken = own.only_speaking(lexical_states(build, shape, states, ids))
+    expansions = _max_head(spoken, *_decoder(build, shape.bert, emitted_ids), kind.activation)
+    return own.put(expansions, own.weights(build, shape, states))
+
+
+def _decoder(
+    build: Builder, shape: BertShape | ModernBertShape, emitted_ids: NDArray[np.int32]
+) -> tuple[list[ov.Node], NDArray[np.float32]]:
+    """The rows of the emitted ids, in tiles, and their bias."""
     tiles = [emitted_ids[start : start + VOCABULARY_TILE] for start in range(0, len(emitted_ids), VOCABULARY_TILE)]
-    decoder = list(build.tiles(_first(build, shape.decoders), tiles))
-    head = _max_head if kind.pooling == "max" else _sum_head
-    result = op.result(head(states, mask, decoder, bias, kind.activation))
-    return ov.Model([result], [ids, lengths], "splade")
+    rows = list(build.tiles(_first(build, shape.decoders), tiles))
+    return rows, build.get(_first(build, shape.decoder_biases))[emitted_ids]
 
 
-def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | ModernBertShape:
+def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
     if (kind := config.get("position_embedding_type", "absolute")) != "absolute":
         raise EncoderError(f"config.json has position_embedding_type {kind!r}, this encoder computes only 'absolute'")
     try:
         if architecture == "ModernBertForMaskedLM":
             shape: BertShape | ModernBertShape = ModernBertShape.from_config(config)
+        elif architecture == "LexicalBertForMaskedLM":
+            return LexicalBertShape.from_config(config)
         else:
             shape = BertShape.from_config(architecture, config)
     except KeyError as error:
@@ -85,11 +123,8 @@ def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | ModernBe
 
 
 def _max_head(
-    hidden: ov.Node, mask: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
+    hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
 ) -> ov.Node:
-    # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
-    first = op.gather(hidden, index([0]), index(1))
-    hidden = op.select(op.unsqueeze(mask, index(2)), hidden, first)
     maxima = [op.reduce_max(logits, index([1])) for logits in _logits(hidden, decoder, bias)]
     return _activate(op.concat(maxima, 1), activation)  # which is monotone, so it may follow the maximum
 
