@@ -46,18 +46,20 @@ class BatchQueue(Generic[E]):
         self._queries: list[E] = []
         self._documents: list[E] = []
         self._query_batches_in_a_row = 0
+        self.query_tokens = 0  #: that wait, those of texts that were abandoned since the last batch included
+        self.document_tokens = 0
 
     def __len__(self) -> int:
         return len(self._queries) + len(self._documents)
 
-    @property
-    def tokens(self) -> int:
-        """Of all texts that wait, abandoned ones left out."""
-        return sum(entry.tokens for lane in (self._queries, self._documents) for entry in lane if not entry.abandoned)
-
     def extend(self, entries: Iterable[E]) -> None:
         for entry in entries:
-            (self._queries if entry.is_query else self._documents).append(entry)
+            if entry.is_query:
+                self._queries.append(entry)
+                self.query_tokens += entry.tokens
+            else:
+                self._documents.append(entry)
+                self.document_tokens += entry.tokens
 
     def next_batch(self) -> list[E]:
         """Removes and returns the next texts to encode; abandoned ones are dropped; empty if none wait."""
@@ -70,6 +72,8 @@ class BatchQueue(Generic[E]):
         else:
             self._query_batches_in_a_row = 0
             batch, self._documents = self._take(self._documents)
+        self.query_tokens = sum(entry.tokens for entry in self._queries)
+        self.document_tokens = sum(entry.tokens for entry in self._documents)
         return batch
 
     def _take(self, lane: list[E]) -> tuple[list[E], list[E]]:

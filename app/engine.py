@@ -23,6 +23,7 @@ from app.encoders.base import OutOfMemory, TokenBatch
 from app.errors import EncodingFailed, Overloaded, TextTooLong, Unavailable
 from app.jobs import Entry, Job, Pending, QueryCache
 from app.metrics import Metrics
+from app.pace import Pace
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.vector import SparseVector
@@ -65,6 +66,7 @@ class Engine:
         self._request_timeout_seconds = request_timeout_seconds
         self._max_batch_tokens = max_batch_tokens
         self._queue: BatchQueue[Entry] = BatchQueue(max_batch_tokens)
+        self._pace = Pace(max_batch_tokens)
         self._pending = Pending()
         self._query_cache = QueryCache(query_cache_size)
         self._queue_changed = threading.Condition()  # guards _queue and _stopping
@@ -90,7 +92,7 @@ class Engine:
     def queue_tokens(self) -> int:
         """Tokens of the texts that wait for the encoder."""
         with self._queue_changed:
-            return self._queue.tokens
+            return self._queue.query_tokens + self._queue.document_tokens
 
     async def check(self, checkpoint: Checkpoint) -> None:
         """Returns if a request to `checkpoint` would be answered: its last batch was, or a probe is now.
@@ -116,7 +118,8 @@ class Engine:
         With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
         text must fit the model whole.
 
-        :raises Overloaded: if too many texts are in flight; none of `texts` is taken then.
+        :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
+            none of `texts` is taken then.
         :raises TextTooLong: if a text does not fit and must not be cut.
         :raises Unavailable: if the service stops or the request times out.
         :raises EncodingFailed: if the encoder fails.
@@ -179,6 +182,7 @@ class Engine:
         waiting = [(index, tuple(text.ids)) for index, text in enumerate(tokenised) if text.content_tokens]
         job.missing = len(waiting)
         if waiting:
+            self._refuse_if_too_late(job, sum(tokens), is_query)
             self._enqueue(job, waiting, is_query)
             await job.done
         if is_query:
@@ -186,6 +190,17 @@ class Engine:
                 if not found.truncated:  # a cut one must be refused when a request says so
                     self._query_cache.put(checkpoint.version, text, vector, count)
         return self._encoded(job, input_type, job.vectors, tokens, started, queued)
+
+    def _refuse_if_too_late(self, job: Job, tokens: int, is_query: bool) -> None:
+        """A text that would only wait for its deadline is better sent elsewhere at once. Queries overtake documents."""
+        with self._queue_changed:
+            ahead = self._queue.query_tokens + (0 if is_query else self._queue.document_tokens)
+        if (seconds := self._pace.seconds(ahead + tokens)) > self._request_timeout_seconds:
+            job.missing = 0  # refused, not abandoned
+            raise Overloaded(
+                f"{ahead} tokens wait, so {tokens} more would take {seconds:.1f} s, more than the "
+                f"{self._request_timeout_seconds:g} s that a request has: send less at once, or try again later"
+            )
 
     def _cached(self, checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
         """Vectors and token counts, if all texts were asked lately."""
@@ -284,6 +299,7 @@ class Engine:
         else:
             self._failing.add(version)
             self._metrics.failed_batches.inc()
+        self._pace.observe(sum(entry.tokens for entry in batch), seconds)
         self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {job for entry in batch for job, _ in entry.waiters}:
             job.encode_seconds += seconds

@@ -319,3 +319,18 @@ async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, 
     outcomes = await asyncio.gather(running, long, short, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Encoded, EncodingFailed, Encoded]
     assert len((await engine.vectors(["가"], "document")).vectors[0])
+
+
+async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
+    checkpoint: Checkpoint, encoder: ControlledEncoder
+) -> None:
+    engine = OneCheckpoint(checkpoint, timeout=5.0)
+    engine.start()
+    long = " ".join(SENTENCES)
+    await engine.vectors([long])
+    for _ in range(50):
+        engine._pace.observe(64, 32.0)  # as a slow device does: 2 tokens a second
+    with pytest.raises(Overloaded, match=r"0 tokens wait, so \d+ more would take .* than the 5 s that a request has"):
+        await engine.vectors([long])
+    assert engine.texts_in_flight == 0
+    await engine.stop()
