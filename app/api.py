@@ -33,6 +33,8 @@ from sparse_encoder.token_ids import MAX_TOKEN_IDS
 MAX_QUERY_TOKENS = 256
 #: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
 VECTORS_AT_ONCE = 32
+#: An answer that takes no longer is not worth the task that would see whether the client is still there.
+QUICK_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -251,24 +253,39 @@ def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens |
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client hangs up meanwhile.
+    """The result of `work`, which is cancelled if the client hangs up meanwhile; who does so at once is seen late.
 
     :raises ClientGone: if it did.
     """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    gone = False
 
     async def client_leaves() -> None:
+        nonlocal gone
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        gone = True
+        task.cancel()  # which waits for `work`, else it would not be our turn
 
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(client_leaves())
+    watch: asyncio.Task[None] | None = None
+
+    def start_watch() -> None:
+        nonlocal watch
+        watch = loop.create_task(client_leaves())
+
+    timer = loop.call_later(QUICK_SECONDS, start_watch)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        task.uncancel()
+        raise ClientGone from None
     finally:
-        working.cancel()
-        leaving.cancel()
+        timer.cancel()
+        if watch is not None:
+            watch.cancel()
 
 
 async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, write: Callable[..., str]) -> bytes:

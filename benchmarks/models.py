@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 from app.checkpoints import EMBEDDED, default_cache_dir
 from sparse_encoder.artifact import MANIFEST, new_directory, read_manifest
 from sparse_encoder.packed import unpack
@@ -57,18 +54,7 @@ def embedded() -> Path:
             for file in unpack(EMBEDDED, Path(temporary) / "artifact").path.iterdir():
                 if file.name != MANIFEST:  # an artifact takes no files beside its own, and the peer writes some
                     shutil.copyfile(file, directory / file.name)
-            _add_a_token_type(directory)
     return target
-
-
-def _add_a_token_type(directory: Path) -> None:
-    """The exporter of Optimum tries a BERT with two types of tokens; ours has one."""
-    tensors = load_file(directory / "model.safetensors")
-    name = "bert.embeddings.token_type_embeddings.weight"
-    tensors[name] = np.repeat(tensors[name], 2, axis=0)
-    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    (directory / "config.json").write_text(json.dumps({**config, "type_vocab_size": 2}), encoding="utf-8")
 
 
 def modernbert() -> Path:

@@ -48,7 +48,7 @@ def ours(directory: Path, precision: str) -> Encode:
 def sentence_transformers(directory: Path, kind: str) -> Encode:
     from sentence_transformers import SparseEncoder
 
-    options: dict[str, Any] = {"device": "cpu"}
+    options: dict[str, Any] = {"device": "cpu", "trust_remote_code": True}  # which the embedded model needs
     if kind == "torch-bf16":
         options["model_kwargs"] = {"dtype": "bfloat16"}
     elif kind == "openvino":

@@ -13,7 +13,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from app.encoders.base import Encoder, TokenBatch
+from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder import modeling_lexical_bert
@@ -138,3 +138,38 @@ def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any
         expected = reference(artifact, model, text)
         assert np.count_nonzero(expected) > 10
         np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=1e-4, atol=1e-4)
+
+
+def lexical_bert(directory: Path, tiny_artifact: Path, own_token: list[int]) -> Artifact:
+    """A LexicalBert whose tokens are emitted as `own_token` says."""
+    torch.manual_seed(5)
+    config = modeling_lexical_bert.LexicalBertConfig(vocab_size=VOCABULARY, pad_token_id=PAD, **BERT_SIZES)
+    model = modeling_lexical_bert.LexicalBertForMaskedLM(config)
+    model.own_token.copy_(torch.tensor(own_token))
+    model.save_pretrained(directory)
+    manifest = replace(
+        read_manifest(tiny_artifact),
+        architecture="LexicalBertForMaskedLM",
+        vocabulary_size=VOCABULARY,
+        never_emitted_ids=NEVER,
+    )
+    return Artifact(directory, manifest)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_text_without_a_word_is_empty_beside_others(name: str, tiny_artifact: Path, tmp_path: Path) -> None:
+    own_token = [-1 if token < 20 else token for token in range(VOCABULARY)]
+    own_token[250] = -1
+    encoder = ENCODERS[name](lexical_bert(tmp_path, tiny_artifact, own_token))
+    batch = TokenBatch.pad([[2, 5, 6, 3], [2, 5, 30, 31, 30, 3]], PAD)
+    silent, spoken = encoder.encode(batch)
+    assert len(silent) == 0
+    assert {30, 31} <= set(spoken.ids.tolist())
+    ours = dict(zip(spoken.ids.tolist(), spoken.weights.tolist(), strict=True))
+    assert ours[30] > ours[31]  # which stands there once
+
+
+def test_a_token_that_is_emitted_as_one_that_cannot_be_is_refused(tiny_artifact: Path, tmp_path: Path) -> None:
+    artifact = lexical_bert(tmp_path, tiny_artifact, list(range(VOCABULARY)))
+    with pytest.raises(EncoderError, match="own_token of the checkpoint names tokens"):
+        OpenVINOEncoder(artifact, "f32", threads=1)

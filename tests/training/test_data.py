@@ -14,7 +14,18 @@ import pytest
 
 from training.config import ConfigError, PassageSource, TermSource, TripletSource, load_config
 from training.data import LeakFilter, RetrievalData, is_held_out, load_training_data, with_negatives
-from training.pairs import Triplet, clean, numbered_items, read_pairs, read_terms, read_triplets
+from training.pairs import (
+    TermPair,
+    Triplet,
+    clean,
+    numbered_items,
+    other_names,
+    read_pairs,
+    read_terms,
+    read_triplets,
+    short_names,
+    without,
+)
 from training.readers import BadRows, DataError, read_jsonl, read_rows
 
 RECIPE = Path(__file__).parents[2] / "training" / "sample" / "recipe.toml"
@@ -32,8 +43,9 @@ def test_every_row_of_the_sample_is_accounted_for() -> None:
     assert not [side for pair in data.terms for side in (pair.term, pair.related) if is_held_out(side, 10)]
 
 
-def test_the_split_does_not_depend_on_case_and_is_about_as_large_as_asked() -> None:
+def test_the_split_does_not_depend_on_case_or_spaces_and_is_about_as_large_as_asked() -> None:
     assert is_held_out("AI", 10) == is_held_out("ai", 10)
+    assert is_held_out("손해 배상", 10) == is_held_out("손해배상", 10)
     assert 70 < sum(is_held_out(f"낱말{i}", 10) for i in range(1000)) < 130
 
 
@@ -47,6 +59,44 @@ def test_a_passage_that_shares_a_stretch_with_an_evaluation_text_is_a_leak() -> 
     assert leak.leaks("보증금  이자")
     assert not leak.leaks("보증금을 늦게 돌려주면 이자를 더하여 주어야 한다")
     assert leak.forbids("아무 말", "보증금이자")
+
+
+def test_a_short_name_asks_for_the_clause_that_it_stands_for() -> None:
+    text = (
+        "① 시장은 빈집을 고쳐 쓰려는 사람에게 그 비용의 일부(이하 “수리비”라 한다)를 줄 수 있다.\n"
+        '② 수리비를 받으려는 사람은 신청서(이하 "신청서"라 한다)를 내야 한다.'
+    )
+    # The second name stands in its own clause, so asking for it teaches nothing.
+    assert list(short_names(text)) == [("수리비", "시장은 빈집을 고쳐 쓰려는 사람에게 그 비용의 일부")]
+
+
+def test_other_names_ask_for_a_passage_without_the_sentences_that_hold_them(tmp_path: Path) -> None:
+    assert without("전화기", "손전화는 휴대용 전화기이다. 주머니에 들어간다.") == "주머니에 들어간다."
+    path = tmp_path / "rows.jsonl"
+    row = {"title": "손전화", "text": "손전화는 휴대 전화이다. 주머니에 들어간다."}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    source = PassageSource(name="n", path="", query="title", passage="text", other_names=("aliases.tsv",))
+    names = other_names([TermPair("related", "휴대 전화", "손전화"), TermPair("related", "손전화", "모바일")])
+    assert [(p.query, p.passage) for p in read_pairs(path, source, names, random.Random(0), BadRows())] == [
+        ("휴대 전화", "주머니에 들어간다."),
+        ("모바일", "손전화는 휴대 전화이다. 주머니에 들어간다."),
+    ]
+
+
+def test_other_names_leave_the_terms_of_the_test_split_out(tmp_path: Path) -> None:
+    held = next(f"낱말{i}" for i in range(100) if is_held_out(f"낱말{i}", 10))
+    kept = next(f"낱말{i}" for i in range(100) if not is_held_out(f"낱말{i}", 10))
+    rows = [{"title": "제목", "text": "아주 긴 설명이 여기에 있다고 하자."}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "names.tsv").write_text(f"term\trelated\n{held}\t제목\n{kept}\t제목\n", encoding="utf-8")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "x"\n[[data.passages]]\nname = "n"\npath = "rows.jsonl"\nquery = "title"\npassage = "text"\n'
+        'other_names = ["names.tsv"]\n',
+        encoding="utf-8",
+    )
+    data = load_training_data(load_config(recipe, data_root=tmp_path))
+    assert [pair.query for pair in data.pairs] == [kept]
 
 
 def test_numbered_items_belong_together_by_number(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from openvino import opset15 as op
 
+from app.encoders.base import EncoderError
 from app.encoders.graph.bert import BertShape
 from app.encoders.graph.builder import Builder, index, scalar
 
@@ -35,8 +36,15 @@ class OwnWords:
     """The words of the texts themselves, as columns of the vectors."""
 
     def __init__(self, build: Builder, emitted_ids: NDArray[np.int32], ids: ov.Node, mask: ov.Node) -> None:
-        """For `ids` and `mask` [B, L]."""
+        """For `ids` and `mask` [B, L].
+
+        :raises EncoderError: if the checkpoint says of a token that it is emitted as one that cannot be.
+        """
         own_token = build.integers("own_token")
+        if not np.isin(own_token, np.append(emitted_ids, -1)).all():
+            raise EncoderError(
+                "own_token of the checkpoint names tokens that its manifest says are never emitted: publish it again"
+            )
         self._silent = len(emitted_ids)  #: a column behind the last, for positions that hold no word
         columns = np.full(len(own_token) + 1, self._silent, np.int32)
         columns[emitted_ids] = np.arange(len(emitted_ids), dtype=np.int32)
