@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle, islice
 
 from app.checkpoints import Checkpoint
 from app.encoders.base import OutOfMemory, TokenBatch
@@ -21,7 +22,9 @@ def measured_batch_tokens(checkpoint: Checkpoint) -> int:
     manifest = checkpoint.manifest
     longest = max(manifest.max_length_document, manifest.max_length_query)
     length = min(TOKENS_A_TEXT, longest)
-    batch = TokenBatch.pad([[checkpoint.tokenizer.pad_id] * length] * TEXTS, checkpoint.tokenizer.pad_id)
+    (probe,) = checkpoint.tokenizer.encode_batch([checkpoint.probe], longest)
+    text = list(islice(cycle(probe.ids), length))  # of real words: an encoder may pass over what is none
+    batch = TokenBatch.pad([text] * TEXTS, checkpoint.tokenizer.pad_id)
     try:
         checkpoint.encoder.encode(batch)
         started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
@@ -74,6 +75,28 @@ def load_checkpoint(
     :raises ArtifactError: if a table beside its weights is wrong.
     :raises CheckpointError: if its tokenizer is wrong, or it has no golden vector to check.
     """
+    # The encoder takes longest, mostly outside of Python: what else must be read is read meanwhile.
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        encoder = pool.submit(build_encoder, artifact)
+        tokenizer = _read_tokenizer(artifact)
+        golden = tuple(artifact.golden())
+        if not any(vector.ids for vector in golden):
+            raise CheckpointError(
+                f"every golden vector of {artifact.manifest.version} is empty: publish the model again"
+            )
+        query_tokens = QueryTokens.read(artifact.path, len(tokenizer.vocabulary))
+        keys = keys_of_formats(tokenizer.vocabulary, read_token_ids(artifact.path), dotted_tokens)
+        return Checkpoint(
+            manifest=artifact.manifest,
+            tokenizer=tokenizer,
+            encoder=encoder.result(),
+            query_tokens=query_tokens,
+            keys=keys,
+            golden=golden,
+        )
+
+
+def _read_tokenizer(artifact: Artifact) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
     except ValueError as error:
@@ -83,17 +106,7 @@ def load_checkpoint(
             f"tokenizer.json has {len(tokenizer.vocabulary)} tokens, the manifest says "
             f"{artifact.manifest.vocabulary_size}: publish the model again"
         )
-    golden = tuple(artifact.golden())
-    if not any(vector.ids for vector in golden):
-        raise CheckpointError(f"every golden vector of {artifact.manifest.version} is empty: publish the model again")
-    return Checkpoint(
-        manifest=artifact.manifest,
-        tokenizer=tokenizer,
-        encoder=build_encoder(artifact),
-        query_tokens=QueryTokens.read(artifact.path, len(tokenizer.vocabulary)),
-        keys=keys_of_formats(tokenizer.vocabulary, read_token_ids(artifact.path), dotted_tokens),
-        golden=golden,
-    )
+    return tokenizer
 
 
 def check_golden(checkpoint: Checkpoint) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, put_own_words
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
 
@@ -94,22 +94,6 @@ def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
         return lambda states: mlm.vocab_layer_norm(mlm.activation(mlm.vocab_transform(states)))
     known = "BERT, ModernBERT, RoBERTa, ELECTRA and DistilBERT"
     raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
-
-
-def put_own_words(vectors: Tensor, own: Tensor, tokens: Tensor, column: Tensor) -> Tensor:
-    """``vectors`` [batch, columns] in which the words of the texts weigh ``own`` [batch, length], each at its heaviest.
-
-    ``tokens`` [batch, length] are their ids, -1 where there is none, and ``column`` [vocabulary] the column of each id,
-    -1 where it has none.
-    """
-    columns = torch.where(tokens >= 0, column[tokens.clamp(min=0)], -1)
-    rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)
-    keep = columns >= 0
-    places = (rows * vectors.shape[1] + columns)[keep]
-    flat = vectors.flatten()
-    present = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, places, True)
-    heaviest = torch.zeros_like(flat).scatter_reduce(0, places, own[keep], "amax")
-    return torch.where(present, heaviest, flat).view_as(vectors)
 
 
 def load_masked_lm(path: Path | str, **settings: Any) -> PreTrainedModel:

@@ -122,3 +122,19 @@ class LexicalBertSplade(LexicalBertForMaskedLM):
         assert output.logits is not None
         weights = torch.log1p(torch.relu(output.logits))
         return weights.amax(dim=1), weights.amax(dim=-1)
+
+
+def put_own_words(vectors: Tensor, own: Tensor, tokens: Tensor, column: Tensor) -> Tensor:
+    """`vectors` [batch, columns] in which the words of the texts weigh `own` [batch, length], each at its heaviest.
+
+    `tokens` [batch, length] are their ids, -1 where there is none, and `column` [vocabulary] the column of each id,
+    -1 where it has none.
+    """
+    columns = torch.where(tokens >= 0, column[tokens.clamp(min=0)], -1)
+    rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)
+    keep = columns >= 0
+    places = (rows * vectors.shape[1] + columns)[keep]
+    flat = vectors.flatten()
+    present = torch.zeros_like(flat, dtype=torch.bool).index_fill(0, places, True)
+    heaviest = torch.zeros_like(flat).scatter_reduce(0, places, own[keep], "amax")
+    return torch.where(present, heaviest, flat).view_as(vectors)

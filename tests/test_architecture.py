@@ -13,7 +13,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("app", "sparse_encoder", "training")
 TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 # They import torch; the service takes only the encoder of GPUs, and only where there is one.
-TORCH_MODULES = {"sparse_encoder.model", "sparse_encoder.checkpoint.reference", "app.encoders.torch_encoder"}
+TORCH_MODULES = {
+    "sparse_encoder.model",
+    "sparse_encoder.modeling_lexical_bert",
+    "sparse_encoder.checkpoint.reference",
+    "app.encoders.torch_encoder",
+}
 WEB = {"fastapi", "starlette", "uvicorn"}
 EDGE = {"app.admin", "app.api", "app.info", "app.main", "app.middleware", "app.tei", "app.tracing"}
 FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from app.encoders.base import EncoderError, OutOfMemory, TokenBatch
 from sparse_encoder.artifact import Activation, Artifact
-from sparse_encoder.model import put_own_words
-from sparse_encoder.modeling_lexical_bert import OWN_TOKEN, LexicalBertForMaskedLM
+from sparse_encoder.modeling_lexical_bert import OWN_TOKEN, LexicalBertForMaskedLM, put_own_words
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
 
