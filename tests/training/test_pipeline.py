@@ -255,7 +255,8 @@ def test_the_best_checkpoint_by_retrieval_is_the_one_that_is_kept(run: Path, tmp
     validation.on_save(None, state, None)
     kept = (tmp_path / "best" / "model.safetensors").read_bytes()
     with torch.no_grad():
-        module.splade.decoder.bias.fill_(-1e4)  # no word fires any more
+        module.splade.decoder.bias.fill_(-1e4)  # no word is added any more
+        module.splade.mlm.own_weight.zero_()  # and none of the text's own is left
     state.global_step = 20
     validation.on_save(None, state, None)
     assert json.loads((tmp_path / "validation.json").read_text()) == {"10": good, "20": 0.0}
