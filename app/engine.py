@@ -32,6 +32,10 @@ from sparse_encoder.vector import SparseVector
 TOKENISER_THREADS = 2
 # Of a request that is tokenised on the event loop: it takes 0.1 ms, and the way to a thread and back more than that.
 SHORT_CHARACTERS = 256
+# Seconds within which a batch that waited is taken from the queue.
+AT_ONCE = 0.005
+# Share of its time for which a request may be expected to wait: the batch that runs and the answer need some as well.
+IN_TIME = 0.6
 EMPTY = SparseVector.from_pairs([], [])
 
 log = logging.getLogger(__name__)
@@ -71,6 +75,7 @@ class Engine:
         self._query_cache = QueryCache(query_cache_size)
         self._queue_changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
+        self._last_end = 0.0  # of a batch, for the thread that encodes
         self._failing: set[str] = set()  # versions whose last batch failed
 
     def start(self) -> None:
@@ -195,10 +200,10 @@ class Engine:
         """A text that would only wait for its deadline is better sent elsewhere at once. Queries overtake documents."""
         with self._queue_changed:
             ahead = self._queue.query_tokens + (0 if is_query else self._queue.document_tokens)
-        if (seconds := self._pace.seconds(ahead + tokens)) > self._request_timeout_seconds:
+        if (seconds := self._pace.seconds(ahead + tokens)) > IN_TIME * self._request_timeout_seconds:
             job.missing = 0  # refused, not abandoned
             raise Overloaded(
-                f"{ahead} tokens wait, so {tokens} more would take {seconds:.1f} s, more than the "
+                f"{ahead} tokens wait, so {tokens} more would take {seconds:.1f} s, too much of the "
                 f"{self._request_timeout_seconds:g} s that a request has: send less at once, or try again later"
             )
 
@@ -253,10 +258,13 @@ class Engine:
 
     def _encode_batch(self) -> bool:
         """False if there is nothing more to do. A function of its own: while it waits, it refers to no checkpoint."""
+        asked = time.perf_counter()
         batch = self._next_batch()
         if not batch:
             return False
         started = time.perf_counter()
+        # While texts wait, what passes between two batches counts as well: other threads want the same cores.
+        busy_since = self._last_end if started - asked < AT_ONCE else started
         vectors: list[SparseVector | None] = [None] * len(batch)
         try:
             vectors = self._encode(batch)
@@ -264,7 +272,9 @@ class Engine:
             log.exception(
                 "a batch of %d texts failed", len(batch), extra={"fields": {"version": batch[0].checkpoint.version}}
             )
-        self._loop.call_soon_threadsafe(self._deliver, batch, vectors, time.perf_counter() - started)
+        self._last_end = time.perf_counter()
+        took, busy = self._last_end - started, self._last_end - busy_since
+        self._loop.call_soon_threadsafe(self._deliver, batch, vectors, took, busy)
         return True
 
     def _encode(self, batch: list[Entry]) -> list[SparseVector | None]:
@@ -291,7 +301,9 @@ class Engine:
                 self._queue_changed.wait()
             return batch
 
-    def _deliver(self, batch: list[Entry], vectors: list[SparseVector | None], seconds: float) -> None:
+    def _deliver(
+        self, batch: list[Entry], vectors: list[SparseVector | None], seconds: float, busy_seconds: float
+    ) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
         version = batch[0].checkpoint.version
         if any(vector is not None for vector in vectors):
@@ -299,7 +311,7 @@ class Engine:
         else:
             self._failing.add(version)
             self._metrics.failed_batches.inc()
-        self._pace.observe(sum(entry.tokens for entry in batch), seconds)
+        self._pace.observe(sum(entry.tokens for entry in batch), busy_seconds)
         self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {job for entry in batch for job, _ in entry.waiters}:
             job.encode_seconds += seconds
