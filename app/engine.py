@@ -200,7 +200,9 @@ class Engine:
         """A text that would only wait for its deadline is better sent elsewhere at once. Queries overtake documents."""
         with self._queue_changed:
             ahead = self._queue.query_tokens + (0 if is_query else self._queue.document_tokens)
-        if (seconds := self._pace.seconds(ahead + tokens)) > IN_TIME * self._request_timeout_seconds:
+        seconds = self._pace.seconds(ahead + tokens)
+        # With nothing ahead it is tried: a pace that was measured at a bad moment would refuse all for ever.
+        if ahead and seconds > IN_TIME * self._request_timeout_seconds:
             job.missing = 0  # refused, not abandoned
             raise Overloaded(
                 f"{ahead} tokens wait, so {tokens} more would take {seconds:.1f} s, too much of the "
@@ -253,6 +255,7 @@ class Engine:
 
     def _encode_batches(self) -> None:
         """The encoder's thread: runs until `stop`, whatever happens to a batch."""
+        self._last_end = time.perf_counter()
         while self._encode_batch():
             pass
 

@@ -322,15 +322,19 @@ async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, 
 
 
 async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
-    checkpoint: Checkpoint, encoder: ControlledEncoder
+    engine: OneCheckpoint, encoder: ControlledEncoder
 ) -> None:
-    engine = OneCheckpoint(checkpoint, timeout=5.0)
-    engine.start()
-    long = " ".join(SENTENCES)
-    await engine.vectors([long])
+    encoder.hold()
+    running = start(engine, SENTENCES[0])
+    await encoder.entered()
     for _ in range(50):
-        engine._pace.observe(64, 32.0)  # as a slow device does: 2 tokens a second
-    with pytest.raises(Overloaded, match=r"0 tokens wait, so \d+ more would take .* of the 5 s that a request has"):
-        await engine.vectors([long])
+        engine._pace.observe(64, 128.0)  # as a slow device does: half a token a second
+    waiting = start(engine, " ".join(SENTENCES))  # nothing is ahead of it in the queue, so it is tried
+    await queued(engine, 1)
+    with pytest.raises(Overloaded, match=r"64 tokens wait, so \d+ more would take .* of the 50 s that a request has"):
+        await engine.vectors([SENTENCES[1]])
+    query = start(engine, "손해", query=True)  # which overtakes documents
+    await queued(engine, 2)
+    encoder.release()
+    assert len((await running).vectors) == len((await waiting).vectors) == len((await query).vectors) == 1
     assert engine.texts_in_flight == 0
-    await engine.stop()
