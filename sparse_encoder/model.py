@@ -24,8 +24,8 @@ _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in b
 class MaxLogits(torch.autograd.Function):
     """``z[b, v] = max over unmasked t of hidden[b, t] . weight[v] + bias[v]`` without keeping the logits.
 
-    The gradient of a maximum reaches one position only, and behind ``relu`` only where ``z > 0``: the backward pass
-    finds those positions again instead of storing them.
+    The gradient of a maximum reaches one position only, and behind ``relu`` few words have any: the backward pass finds
+    their positions again instead of storing them.
     """
 
     @staticmethod
@@ -48,18 +48,18 @@ class MaxLogits(torch.autograd.Function):
                 row += 1
             start += tokens
         out += bias
-        ctx.save_for_backward(packed, mask, columns, out)
+        ctx.save_for_backward(packed, mask, columns)
         ctx.lengths = lengths
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, None]:
-        packed, mask, columns, out = ctx.saved_tensors
+        packed, mask, columns = ctx.saved_tensors
         (gradient,) = gradients
-        wanted = (out > 0) & (gradient != 0)
+        wanted = gradient != 0
         packed_gradient = torch.zeros(packed.shape, device=packed.device)
         weight_gradient = torch.zeros(columns.shape, device=packed.device)
-        bias_gradient = torch.where(wanted, gradient, 0.0).sum(0)
+        bias_gradient = gradient.sum(0)
         start = 0
         for row, length in enumerate(ctx.lengths):
             active = wanted[row].nonzero()[:, 0]
@@ -172,15 +172,23 @@ class SpladeModel(nn.Module):
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
         return result
 
+    def signed_weights(
+        self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """``weights`` before ``relu``: ``log1p(z)`` for a logit above zero and z itself below, both of slope 1 at zero;
+        a loss that is to wake a word acts on this. [batch, emitted] (all ids without ``emitted``)."""
+        logits = self.max_logits(states, input_ids, attention_mask, dtype)
+        signed = torch.where(logits > 0, torch.log1p(torch.relu(logits)), logits)
+        if not self.lexical:
+            return signed
+        tokens = self.mlm.own_tokens(input_ids, attention_mask)
+        return put_own_words(signed, self.mlm.own_words(states, tokens), tokens, self.column)
+
     def weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """The vectors, from ``hidden_states``: [batch, emitted] (all ids without ``emitted``)."""
-        weights = torch.log1p(torch.relu(self.max_logits(states, input_ids, attention_mask, dtype)))
-        if not self.lexical:
-            return weights
-        tokens = self.mlm.own_tokens(input_ids, attention_mask)
-        return put_own_words(weights, self.mlm.own_words(states, tokens), tokens, self.column)
+        return torch.relu(self.signed_weights(states, input_ids, attention_mask, dtype))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Weights of a batch: [batch, vocabulary]."""

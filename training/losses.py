@@ -9,6 +9,7 @@ from torch import Tensor
 SHARPNESS = 2.0  #: standard deviation of normalised scores
 _SMALLEST_DEVIATION = 0.05
 _SMALLEST_IDF = 0.1
+_DEEPEST = -50.0  #: a text of no words has a maximum of minus infinity
 
 
 def normalised_scores(queries: Tensor, documents: Tensor) -> Tensor:
@@ -65,11 +66,12 @@ def lexical(weights: Tensor, rows: Tensor, columns: Tensor, targets: Tensor) -> 
     return ((weights[rows, columns] - targets) ** 2).mean()
 
 
-def activation(weights: Tensor, rows: Tensor, columns: Tensor, floors: Tensor) -> Tensor:
-    """How far the expected words stay below their floor, on average; nothing is asked above it."""
+def activation(signed: Tensor, rows: Tensor, columns: Tensor, floors: Tensor) -> Tensor:
+    """How far the expected words stay below their floor, on average; nothing is asked above it. ``signed``
+    [batch, vocabulary] are weights before ``relu``, else a word that is off would learn nothing."""
     if not len(rows):
-        return weights.sum() * 0.0
-    return F.relu(floors - weights[rows, columns]).mean()
+        return signed.sum() * 0.0
+    return F.relu(floors - signed[rows, columns].clamp(min=_DEEPEST)).mean()
 
 
 def quadratic_warmup(progress: float, warmup: float) -> float:

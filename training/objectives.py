@@ -71,6 +71,7 @@ class Encoded:
     """One column of a batch, of all processes."""
 
     vectors: Tensor  #: [batch, columns]
+    signed: Tensor  #: the same before ``relu``
     input_ids: Tensor  #: [batch, length]
     dense: Tensor  #: [batch, core] mean of the states' first dimensions; core 0 without a dense teacher
 
@@ -89,11 +90,18 @@ class Objective(nn.Module):
 
     def encode(self, feature: dict[str, Any]) -> Encoded:
         out = self.model(feature)
-        return Encoded(gather(out["sentence_embedding"]), gather_ids(out["input_ids"]), gather(pooled(out, self.core)))
+        return Encoded(
+            gather(out["sentence_embedding"]),
+            gather(out["signed"]),
+            gather_ids(out["input_ids"]),
+            gather(pooled(out, self.core)),
+        )
 
-    def expansion_flops(self, task: str, weights: Tensor, own: Targets, idf: Tensor | None = None) -> Tensor:
-        """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say."""
+    def expansion_flops(self, task: str, signed: Tensor, own: Targets, idf: Tensor | None = None) -> Tensor:
+        """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say. Words
+        that are off cost nothing, so nothing pushes them further down."""
         rows, columns, _ = own
+        weights = torch.relu(signed)
         added = torch.ones_like(weights).index_put_((rows, columns), weights.new_zeros(())) * weights
         usage = self.encoder[0].observe(task, added)
         return losses.flops(added, usage) if idf is None else losses.idf_aware_flops(added, usage, idf)
@@ -142,8 +150,8 @@ class PassageObjective(Objective):
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp
             * (
-                config.flops_query * self.expansion_flops("query", q, of_query, idf)
-                + config.flops_document * self.expansion_flops("document", d, of_passage, idf)
+                config.flops_query * self.expansion_flops("query", query.signed, of_query, idf)
+                + config.flops_document * self.expansion_flops("document", passage.signed, of_passage, idf)
             ),
         }
         if config.anti_collapse:
@@ -193,12 +201,15 @@ class TermObjective(Objective):
             "term lexical": config.lexical * (losses.lexical(a, *of_a) + losses.lexical(b, *of_b)),
             "term synonym": config.synonym
             * (
-                losses.activation(a, of_b[0], of_b[1], labels[of_b[0]])
-                + losses.activation(b, of_a[0], of_a[1], labels[of_a[0]])
+                losses.activation(left.signed, of_b[0], of_b[1], labels[of_b[0]])
+                + losses.activation(right.signed, of_a[0], of_a[1], labels[of_a[0]])
             ),
             "term flops": ramp
             * config.flops_query
-            * (self.expansion_flops("term", a, of_a, idf) + self.expansion_flops("term", b, of_b, idf)),
+            * (
+                self.expansion_flops("term", left.signed, of_a, idf)
+                + self.expansion_flops("term", right.signed, of_b, idf)
+            ),
         }
 
 

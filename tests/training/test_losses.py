@@ -7,6 +7,7 @@ import torch
 
 from sparse_encoder.model import MaxLogits
 from training import losses
+from training.module import FadingRelu
 from training.objectives import OwnWords
 from training.vocabulary import Roles
 
@@ -70,6 +71,25 @@ def test_lexical_and_activation_look_at_the_named_entries_only() -> None:
     assert losses.lexical(weights, nothing, nothing, torch.zeros(0)).item() == 0
 
 
+def test_words_that_are_off_learn_from_the_activation_loss_however_deep_they_are() -> None:
+    signed = torch.tensor([[-9.0, 0.5], [-torch.inf, 3.0]], requires_grad=True)  # the second text has no words
+    rows, columns = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    loss = losses.activation(signed, rows, columns, torch.ones(4))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert signed.grad is not None
+    assert signed.grad.tolist() == [[-0.25, -0.25], [0.0, 0.0]]
+
+
+def test_fading_relu_is_relu_whose_gradient_fades_out_below_zero() -> None:
+    signed = torch.tensor([2.0, 0.0, -0.2, -1.0, -5.0, -torch.inf], requires_grad=True)
+    out = FadingRelu.apply(signed)  # type: ignore[no-untyped-call]
+    assert out.tolist() == [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    out.sum().backward()
+    assert signed.grad is not None
+    assert signed.grad.tolist() == pytest.approx([1.0, 1.0, math.exp(-0.6), math.exp(-3.0), 0.0, 0.0])
+
+
 def test_flops_warmup_is_quadratic_and_never_off() -> None:
     values = [losses.quadratic_warmup(p, 0.5) for p in (0.0, 0.25, 0.5, 1.0)]
     assert values == pytest.approx([0.1, 0.325, 1.0, 1.0])
@@ -90,10 +110,11 @@ def test_tiled_head_gives_the_values_and_gradients_of_the_dense_one() -> None:
     torch.testing.assert_close(tiled, dense, rtol=1e-5, atol=1e-5)
 
     upstream = torch.randn((5, 60), generator=GENERATOR)
-    (torch.log1p(torch.relu(tiled)) * upstream).sum().backward()
-    (torch.log1p(torch.relu(dense)) * upstream).sum().backward()
-    for leaf, copy in zip(leaves, copies, strict=True):
-        torch.testing.assert_close(leaf.grad, copy.grad, rtol=1e-4, atol=1e-5)
+    for behind in (lambda z: torch.log1p(torch.relu(z)), lambda z: z):  # few words have a gradient, or all
+        (behind(tiled) * upstream).sum().backward(retain_graph=True)
+        (behind(dense) * upstream).sum().backward(retain_graph=True)
+        for leaf, copy in zip(leaves, copies, strict=True):
+            torch.testing.assert_close(leaf.grad, copy.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_own_words_are_counted_under_the_form_they_are_emitted_as() -> None:
