@@ -38,9 +38,14 @@ def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
         )
 
 
+def peak_bytes(weight_bytes: int) -> int:
+    """Bytes that loading a checkpoint takes at most; `weight_bytes`: of its weights in f32."""
+    return round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
+
+
 def check_memory(weight_bytes: int, available_bytes: int) -> None:
     """A version that is served stays in memory meanwhile, so this one must fit beside it. `weight_bytes`: in f32."""
-    needed = round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
+    needed = peak_bytes(weight_bytes)
     if needed > available_bytes:
         raise CheckpointError(
             f"loading it takes up to {needed / 1e6:,.0f} MB, {available_bytes / 1e6:,.0f} MB are available: raise the "

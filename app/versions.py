@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.checkpoints import Checkpoint
-from app.memory import give_back_freed_memory
+from app.gates import peak_bytes
+from app.memory import available_bytes, give_back_freed_memory
 from app.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +91,8 @@ class Versions:
         return len(self._resident) >= self.max_resident
 
     def _take_in(self, resident: Resident) -> None:
+        if resident.version not in self._resident:
+            asyncio.get_running_loop().run_in_executor(None, _specialise, resident.checkpoint)
         self._resident[resident.version] = resident
         self._metrics.resident.labels(resident.version).set(1)
 
@@ -106,6 +112,18 @@ class Versions:
         last = [resident.checkpoint]
         del resident.checkpoint
         return asyncio.get_running_loop().run_in_executor(None, _free, last)
+
+
+def _specialise(checkpoint: Checkpoint) -> None:
+    """While it serves already; it serves without as well."""
+    if peak_bytes(checkpoint.manifest.weight_bytes) > available_bytes():
+        log.info("%s: memory is short, so short queries have no graph of their own", checkpoint.version)
+        return
+    try:
+        checkpoint.encoder.specialise()
+    except Exception:
+        log.exception("%s: short queries have no graph of their own", checkpoint.version)
+    give_back_freed_memory()
 
 
 def _free(last: list[Checkpoint]) -> None:

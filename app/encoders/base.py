@@ -59,6 +59,10 @@ class Encoder(Protocol):
     def device_memory_bytes(self) -> int:
         """What this process has of the device's memory; 0 where that is the memory of the machine."""
 
+    def specialise(self) -> None:
+        """Prepares what makes later calls faster, if there is such a thing; takes the time and the memory of loading
+        the checkpoint once more. `encode` may be called meanwhile."""
+
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 

@@ -55,6 +55,9 @@ class TorchEncoder:
         self._model = model
         self._lock = threading.Lock()
 
+    def specialise(self) -> None:
+        """See `Encoder.specialise`: there is nothing to prepare."""
+
     def device_memory_bytes(self) -> int:
         """See `Encoder.device_memory_bytes`."""
         if self._device.type == "cuda":

@@ -24,6 +24,9 @@ class ControlledEncoder:
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
 
+    def specialise(self) -> None:
+        self._inner.specialise()
+
     def device_memory_bytes(self) -> int:
         return 123
 

@@ -26,14 +26,22 @@ from sparse_encoder.weights import Weights
 from tests.app.conftest import openvino
 from tests.tiny import SENTENCES, dense, reference_vector
 
+
+def specialised(encoder: Encoder) -> Encoder:
+    encoder.specialise()
+    return encoder
+
+
 ENCODERS: dict[str, Callable[[Artifact], Encoder]] = {
     "openvino": openvino,
+    "openvino specialised": lambda artifact: specialised(openvino(artifact)),
     "torch": lambda artifact: TorchEncoder(artifact, "cpu", "f32"),
 }
 ROUNDED: dict[str, Callable[[Artifact], Encoder]] = {
     "openvino bf16": lambda artifact: OpenVINOEncoder(artifact, "bf16", threads=1),
     "openvino int8": lambda artifact: OpenVINOEncoder(artifact, "int8", threads=1),
     "openvino int8-static": lambda artifact: OpenVINOEncoder(artifact, "int8-static", 1, Path(mkdtemp())),
+    "openvino bf16 specialised": lambda artifact: specialised(OpenVINOEncoder(artifact, "bf16", threads=1)),
     "torch bf16": lambda artifact: TorchEncoder(artifact, "cpu", "bf16"),
 }
 TOLERANCE = 1e-4
