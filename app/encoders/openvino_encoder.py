@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -60,9 +59,12 @@ class OpenVINOEncoder:
         if precision == "int8-static":
             if cache_dir is None:
                 raise ValueError("int8-static needs a cache_dir")
-            build = partial(static_int8_graph, artifact, cache_dir, build)
+            graph = static_int8_graph(artifact, cache_dir, build)
+        else:
+            graph = build()
         bfloat16 = precision == "bf16" or (precision == "int8-static" and has_bfloat16())
-        self._graph = partial(_with_output, build, bfloat16)
+        if bfloat16:
+            graph = with_bf16_output(graph)
         self._properties: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if precision == "int8" else 0,
@@ -71,16 +73,17 @@ class OpenVINOEncoder:
         }
         if threads:
             self._properties["INFERENCE_NUM_THREADS"] = threads
-        self._request = self._compile(self._graph())
+        self._spare_graph: ov.Model | None = graph.clone()  # shares the weights
+        self._request = self._compile(graph)
         self._short_request: ov.InferRequest | None = None
         self._longest = max(manifest.max_length_document, manifest.max_length_query)  #: tokens that have a position
         self._lock = threading.Lock()
 
     def specialise(self) -> None:
         """See `Encoder.specialise`: a graph for one text of up to `SHORT` tokens, in which every shape is known."""
-        if self._longest < SHORT:
+        graph, self._spare_graph = self._spare_graph, None
+        if graph is None or self._longest < SHORT:
             return
-        graph = self._graph()
         ids, lengths = graph.inputs
         graph.reshape({ids: ov.PartialShape([1, SHORT]), lengths: ov.PartialShape([1])})
         request = self._compile(graph)
@@ -127,11 +130,6 @@ def _build(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8) -> ov
             return build_graph(kind, config, weights, emitted_ids, int8)
     except WeightsError as error:
         raise EncoderError(str(error)) from error
-
-
-def _with_output(build: Callable[[], ov.Model], bfloat16: bool) -> ov.Model:
-    graph = build()
-    return with_bf16_output(graph) if bfloat16 else graph
 
 
 def _padded(batch: TokenBatch, longest: int) -> TokenBatch:

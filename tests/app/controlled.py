@@ -21,10 +21,14 @@ class ControlledEncoder:
         self._entered = threading.Semaphore(0)
         self._open.set()
         self.fails = False
+        self.specialised = threading.Event()
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
 
     def specialise(self) -> None:
+        self.specialised.set()
+        if self.fails:
+            raise RuntimeError("no graph of its own")
         self._inner.specialise()
 
     def device_memory_bytes(self) -> int:

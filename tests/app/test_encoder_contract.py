@@ -149,6 +149,21 @@ def test_a_lower_precision_stays_within_its_rounding(
         assert 0 < error < encoder.rounding
 
 
+def test_a_short_text_on_its_own_takes_a_graph_of_its_own(
+    tiny_artifact: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = openvino(read_artifact(tiny_artifact))
+    encoder.specialise()
+    encoder.specialise()  # which changes nothing
+    monkeypatch.setattr(encoder, "_request", None)  # that of all other texts
+    texts = tiny_tokenizer.encode_batch(["손해배상 청구", " ".join(SENTENCES)], 64)
+    short, long = (TokenBatch.pad([text.ids], tiny_tokenizer.pad_id) for text in texts)
+    assert len(encoder.encode(short)[0])
+    for others in (long, TokenBatch.pad([texts[0].ids] * 2, tiny_tokenizer.pad_id)):
+        with pytest.raises(AttributeError):
+            encoder.encode(others)
+
+
 def test_nan_is_an_error_and_no_empty_vector() -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
         sparse_rows(np.array([[1.0, np.nan]], np.float32), np.arange(2, dtype=np.int32))
