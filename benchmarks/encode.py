@@ -90,11 +90,11 @@ def measure(ours: Path, theirs: Path, kinds: Sequence[str], rounds: int) -> list
         workers = [stack.enter_context(Worker(kind, ours if kind.startswith("ours") else theirs)) for kind in kinds]
         for tokens, batch in CASES:
             texts = texts_of(tokens, batch)
-            repeats = max(1, 64 // (tokens * batch))  # a short case several times, as one figure
+            repeats = max(1, 512 // (tokens * batch))  # of a short case: the first after another encoder's turn is slow
             seconds: dict[str, list[float]] = {worker.kind: [] for worker in workers}
             for turn in range(rounds + 1):
                 for worker in workers:
-                    taken = sum(worker.seconds(texts, batch) for _ in range(repeats)) / repeats
+                    taken = median(worker.seconds(texts, batch) for _ in range(repeats))
                     if turn:
                         seconds[worker.kind].append(taken)
             results.append({"tokens": tokens, "batch": batch, "seconds": seconds})

@@ -62,6 +62,7 @@ async def measure(url: str, echo_url: str, in_process: float, seconds: float, ro
     def next_body() -> bytes:
         return body(text())
 
+    await closed_loop(url, 1, seconds, next_body)  # warms up: the graph for short texts is made while it serves
     ours: list[Answer] = []
     echoed: list[Answer] = []
     for _ in range(rounds):  # in turn, since the machine changes

@@ -34,6 +34,7 @@ def ours(directory: Path, precision: str) -> Encode:
     artifact = open_model(model, cache, Choices(), lambda artifact: OpenVINOEncoder(artifact, "f32"))
     tokenizer = Tokenizer.from_file(artifact.path / "tokenizer.json")
     encoder = OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), 0, cache)  # type: ignore[arg-type]
+    encoder.specialise()
 
     def encode(texts: list[str], batch_size: int) -> object:
         vectors = []

@@ -17,7 +17,7 @@ from app.encoders import openvino_encoder
 from app.encoders.base import Encoder, EncoderError, TokenBatch, sparse_rows
 from app.encoders.graph import splade
 from app.encoders.graph.splade import Kind, build_graph
-from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.openvino_encoder import OpenVINOEncoder, efficient_shape
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder.artifact import Artifact, read_artifact
 from sparse_encoder.tokenizer import Tokenizer
@@ -162,6 +162,40 @@ def test_a_short_text_on_its_own_takes_a_graph_of_its_own(
     for others in (long, TokenBatch.pad([texts[0].ids] * 2, tiny_tokenizer.pad_id)):
         with pytest.raises(AttributeError):
             encoder.encode(others)
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "shape"),
+    [
+        (1, 5, (1, 16)),
+        (1, 16, (1, 16)),
+        (1, 17, (1, 32)),
+        (1, 50, (1, 50)),  # there are no more positions
+        (33, 16, (40, 16)),
+        (40, 16, (40, 16)),
+        (60, 47, (64, 48)),
+        (25, 20, (25, 20)),  # the next multiple is too far
+    ],
+)
+def test_shapes_are_filled_up_to_those_that_are_quick(texts: int, length: int, shape: tuple[int, int]) -> None:
+    assert efficient_shape(texts, length, 50, 1 / 4) == shape
+    if texts > 1:
+        assert efficient_shape(texts, length, 50, 0) == (texts, length)
+
+
+def test_filled_shapes_give_the_same_vectors(
+    tiny_artifact: Path, tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_encoder, "TILE", 40)
+    encoder = OpenVINOEncoder(read_artifact(tiny_artifact), "f32", threads=1)
+    batch = TokenBatch.pad([text.ids for text in tiny_tokenizer.encode_batch(TEXTS, 64)], tiny_tokenizer.pad_id)
+    plain = encoder.encode(batch)
+    monkeypatch.setattr(encoder, "_filled", 1.0)
+    texts, length = batch.ids.shape
+    assert efficient_shape(texts, length, 64, 1.0) != (texts, length)
+    size = len(tiny_tokenizer.vocabulary)
+    for vector, expected in zip(encoder.encode(batch), plain, strict=True):
+        np.testing.assert_allclose(dense(vector, size), dense(expected, size), rtol=0, atol=TOLERANCE)
 
 
 def test_nan_is_an_error_and_no_empty_vector() -> None:
