@@ -100,11 +100,11 @@ class VocabularyConfig(Section):
 
 class ModelConfig(Section):
     """The encoder. ``e5``: a LexicalBert with the layers of multilingual-e5-small; ``fresh``: one of random weights;
-    ``checkpoint`` goes on from what an earlier run trained, with its vocabulary; ``pretrained`` from any masked
+    ``checkpoint`` goes on from what an earlier run trained or published; ``pretrained`` from any masked
     language model (BERT, ModernBERT, RoBERTa) with its tokenizer: every token but the special ones may be emitted."""
 
     start: Literal["e5", "fresh", "checkpoint", "pretrained"] = "e5"
-    checkpoint: str = ""  #: ``train/final`` of the earlier run, or folder or hub name of the pretrained one
+    checkpoint: str = ""  #: ``train/final`` or published model, packed or not; folder or hub name of the pretrained one
     e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
     hidden_size: int = 384  #: for ``fresh``
     layers: int = 12

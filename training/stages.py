@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
+from sparse_encoder.artifact import MANIFEST, ArtifactError, read_artifact
+from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
+from sparse_encoder.packed import unpack
 from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
@@ -25,15 +29,43 @@ PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
 def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
     out = run / "vocabulary"
     if config.model.start == "checkpoint":
-        out = Path(config.model.checkpoint)
-        if not (out / "roles.json").is_file():
-            raise RunError(f"model.checkpoint {out}: no trained checkpoint there; name the train/final of a run")
+        out = trained_checkpoint(config, run)
     elif config.model.start == "pretrained":
         if not (out / "roles.json").is_file():
             _keep_vocabulary(config, out)
     elif not (out / "roles.json").is_file():
         build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
     return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
+
+
+def trained_checkpoint(config: Config, run: Path) -> Path:
+    """What training goes on from: ``model.checkpoint`` if it is the ``train/final`` of a run; for a published artifact,
+    packed or not, a checkpoint that is made of it in ``run``. Raises ``RunError``."""
+    named, out = Path(config.model.checkpoint), run / "start"
+    if (named / "roles.json").is_file():
+        return named
+    if (out / "roles.json").is_file():
+        return out
+    if not (named / MANIFEST).is_file():
+        raise RunError(
+            f"model.checkpoint {named}: no trained checkpoint there; name the train/final of a run, or a published "
+            "model's directory"
+        )
+    try:
+        packed = any(named.glob("packed-*.safetensors"))
+        artifact = unpack(named, out) if packed else read_artifact(named)
+        if not packed:
+            shutil.copytree(named, out, dirs_exist_ok=True)
+    except ArtifactError as error:
+        raise RunError(f"model.checkpoint {named}: {error}") from error
+    mlm = load_masked_lm(out)
+    if isinstance(mlm, LexicalBertForMaskedLM):
+        roles = Roles([int(token) for token in mlm.own_token])
+    else:
+        never = set(artifact.manifest.never_emitted_ids)
+        roles = Roles([NEVER if token in never else token for token in range(artifact.manifest.vocabulary_size)])
+    roles.save(out / "roles.json")
+    return out
 
 
 def _keep_vocabulary(config: Config, out: Path) -> None:

@@ -37,6 +37,7 @@ from training.stages import (
     pieces_of,
     pretrained_model,
     teacher_stage,
+    trained_checkpoint,
     vocabulary_stage,
 )
 from training.student import install_head, start_from_e5
@@ -114,7 +115,7 @@ def start_stage(
     with first():
         teacher = teacher_stage(config, run, data, DenseTeacher(e5, e5_tokenizer, batch_tokens=2048), pieces)
     if config.model.start == "checkpoint":
-        return load_module(Path(config.model.checkpoint), max_tokens=tasks, bf16=bf16), teacher
+        return load_module(trained_checkpoint(config, run), max_tokens=tasks, bf16=bf16), teacher
     if not (out / "roles.json").is_file():
         final = run / "align" / "final"
         if not (final / "roles.json").is_file():
