@@ -24,11 +24,12 @@ from sparse_encoder.model import load_masked_lm
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
 from tests.training.ways import check_ways
-from training.config import RunError, load_config
+from training.config import ModelConfig, RunError, load_config
 from training.data import load_training_data
 from training.evaluate import Checkpoint, top_overlap
 from training.fit import Progress, SparseModel, Watch
 from training.module import load_module
+from training.stages import trained_checkpoint
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -117,6 +118,27 @@ def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, 
     unpacked = unpack(run / "packed", tmp_path / "unpacked")
     assert unpacked.manifest == artifact.manifest
     load_checkpoint(unpacked, lambda served: OpenVINOEncoder(served, "f32"))  # refuses what misses its golden vectors
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_training_goes_on_from_what_was_published(run: Path, artifact: Artifact, tmp_path: Path, packed: bool) -> None:
+    model = ModelConfig(start="checkpoint", checkpoint=str(run / "packed" if packed else artifact.path))
+    config = load_config(ROOT / RECIPE).model_copy(update={"model": model})
+    start = trained_checkpoint(config, tmp_path)
+    module = load_module(start, max_tokens={"query": 32, "document": 32}, bf16=False).eval()
+    assert module.roles == Roles.load(run / "export" / "roles.json")
+    before = next(golden for golden in artifact.golden() if golden.input_type == "document")
+    features = module.preprocess([before.text], task="document")
+    (vector,) = module(features)["sentence_embedding"].detach()
+    assert module.roles.emitted[vector.nonzero()[:, 0]].tolist() == sorted(before.ids)
+    assert float(vector.max()) == pytest.approx(max(before.weights), abs=1e-4)
+    assert trained_checkpoint(config, tmp_path) == start
+
+
+def test_training_does_not_go_on_from_nothing(tmp_path: Path) -> None:
+    model = ModelConfig(start="checkpoint", checkpoint=str(tmp_path / "missing"))
+    with pytest.raises(RunError, match="name the train/final of a run, or a published model"):
+        trained_checkpoint(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run")
 
 
 def test_finished_stages_are_not_run_again(run: Path) -> None:
