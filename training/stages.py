@@ -39,8 +39,8 @@ def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
 
 
 def trained_checkpoint(config: Config, run: Path) -> Path:
-    """What training goes on from: ``model.checkpoint`` if it is the ``train/final`` of a run; for a published artifact,
-    packed or not, a checkpoint that is made of it in ``run``. Raises ``RunError``."""
+    """What training goes on from: ``model.checkpoint`` if it is the ``train/final`` of a run; for a published
+    LexicalBert, packed or not, a checkpoint that is made of it in ``run``. Raises ``RunError``."""
     named, out = Path(config.model.checkpoint), run / "start"
     if (named / "roles.json").is_file():
         return named
@@ -52,19 +52,17 @@ def trained_checkpoint(config: Config, run: Path) -> Path:
             "model's directory"
         )
     try:
-        packed = any(named.glob("packed-*.safetensors"))
-        artifact = unpack(named, out) if packed else read_artifact(named)
-        if not packed:
+        if any(named.glob("packed-*.safetensors")):
+            unpack(named, out)
+        else:
+            read_artifact(named)
             shutil.copytree(named, out, dirs_exist_ok=True)
     except ArtifactError as error:
         raise RunError(f"model.checkpoint {named}: {error}") from error
     mlm = load_masked_lm(out)
-    if isinstance(mlm, LexicalBertForMaskedLM):
-        roles = Roles([int(token) for token in mlm.own_token])
-    else:
-        never = set(artifact.manifest.never_emitted_ids)
-        roles = Roles([NEVER if token in never else token for token in range(artifact.manifest.vocabulary_size)])
-    roles.save(out / "roles.json")
+    if not isinstance(mlm, LexicalBertForMaskedLM):
+        raise RunError(f'model.checkpoint {named}: no LexicalBert; go on from it with model.start = "pretrained"')
+    Roles([int(token) for token in mlm.own_token]).save(out / "roles.json")
     return out
 
 

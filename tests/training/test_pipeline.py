@@ -141,6 +141,12 @@ def test_training_does_not_go_on_from_nothing(tmp_path: Path) -> None:
         trained_checkpoint(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run")
 
 
+def test_training_goes_on_from_no_other_architecture(tiny_artifact: Path, tmp_path: Path) -> None:
+    model = ModelConfig(start="checkpoint", checkpoint=str(tiny_artifact))
+    with pytest.raises(RunError, match=r'go on from it with model\.start = "pretrained"'):
+        trained_checkpoint(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run")
+
+
 def test_finished_stages_are_not_run_again(run: Path) -> None:
     kept = [run / "vocabulary" / "tokenizer.json", run / "start" / "roles.json"]
     before = [path.stat().st_mtime_ns for path in kept]
