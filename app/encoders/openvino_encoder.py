@@ -26,7 +26,8 @@ from sparse_encoder.weights import Weights, WeightsError
 #: the activations as well, block by block while they are multiplied. int8-static: see `static_int8`.
 Precision = Literal["f32", "bf16", "int8", "int8-static"]
 
-#: Of texts, padding included, that are computed at once: more are no faster, and take memory.
+#: Of texts, padding included, that are computed at once in bf16, half as many in f32, whose numbers take twice as much:
+#: more are no faster, and take memory.
 MOST_POSITIONS = 4096
 
 #: A text of at most `PADDED` tokens on its own is padded to a multiple of `SHORT`: a shape that differs from the one
@@ -82,6 +83,7 @@ class OpenVINOEncoder:
         self._request = self._compile(graph)
         self._short_request: ov.InferRequest | None = None
         self._longest = max(manifest.max_length_document, manifest.max_length_query)  #: tokens that have a position
+        self._size = 1 if bfloat16 else 2  #: of a number, in those of bf16
         self._filled = 0.0  #: see `TILE`
         if bfloat16:
             self._filled = FILLED_BLOCKS if precision == "bf16" and _has_int8(graph) else FILLED
@@ -109,7 +111,7 @@ class OpenVINOEncoder:
 
         :raises ValueError: if the model computes NaN or infinity.
         """
-        rows = max(1, MOST_POSITIONS // batch.ids.shape[1])
+        rows = max(1, MOST_POSITIONS // (self._size * batch.ids.shape[1]))
         vectors: list[SparseVector] = []
         with self._lock:  # the outputs are the request's own memory
             for start in range(0, len(batch.ids), rows):
