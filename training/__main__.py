@@ -1,4 +1,4 @@
-"""``python -m training {vocab,train,evaluate,publish} RECIPE --run DIR``: from data to a published checkpoint."""
+"""``python -m training {run,vocab,train,evaluate,publish} RECIPE --run DIR``: from data to a published checkpoint."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     help_of = {
+        "run": "train, evaluate and publish, one after the other",
         "vocab": "build the vocabulary only",
         "train": "run every stage that is not done yet: vocabulary, teacher vectors, alignment, sparse training",
         "evaluate": "measure the trained checkpoint; writes evaluation.json, .md and .png into the run directory",
@@ -27,11 +28,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("recipe", type=Path, help="TOML file, such as training/recipes/best.toml")
         command.add_argument("--run", type=Path, required=True, help="directory of this run; a stopped one goes on")
         command.add_argument("--data-root", type=Path, help="replaces data.root of the recipe")
-        if name == "evaluate":
+        if name in ("run", "evaluate"):
             command.add_argument("--queries", type=int, default=1000, help="at most so many queries a set (0 = all)")
             command.add_argument("--reference", type=Path, help="artifact to compare the heaviest words with")
             command.add_argument("--dense", action="store_true", help="also measure the dense teacher, model.e5_path")
-        if name == "publish":
+        if name in ("run", "publish"):
             command.add_argument("--store", required=True, help="directory or fsspec URL, such as s3://bucket/models")
             command.add_argument("--alias", action="append", default=[], help="name that shall stand for the version")
             command.add_argument("--force", action="store_true", help="publish although a gate fails; needs --reason")
@@ -40,44 +41,64 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, config: Config) -> None:
-    # torch and transformers take seconds to import: not for --help or for a wrong recipe
-    from training import data, evaluate, publish, stages, trainer
+def _train(options: argparse.Namespace, config: Config) -> bool:
+    """Whether this process goes on: of several that ``torchrun`` started only the first does."""
+    from training import fit, publish, trainer
+
+    publish.record_origin(options.run, options.recipe)
+    print(trainer.train(config, options.run))  # noqa: T201
+    return fit.processes(config.train).is_main_process
+
+
+def _evaluate(options: argparse.Namespace, config: Config) -> None:
+    from training import data, evaluate, publish
     from training.e5 import DenseTeacher, load_e5
 
     run: Path = options.run
     exported = run / "export"
+    training_data = data.load_training_data(config)
+    publish.export(run / "train" / "final", exported, config, training_data)
+    report = evaluate.evaluate(
+        config,
+        evaluate.Checkpoint.from_export(run),
+        training_data.held_out,
+        query_limit=options.queries,
+        reference=evaluate.Checkpoint.from_artifact(options.reference) if options.reference else None,
+        dense=DenseTeacher(*load_e5(config.data_path(config.model.e5_path)), max_tokens=256) if options.dense else None,
+    )
+    report["weights_sha256"] = publish.weights_hash(exported)
+    evaluate.write_report(report, run)
+    print(evaluate.table(report))  # noqa: T201
+
+
+def _publish(options: argparse.Namespace, config: Config) -> None:
+    from training import publish
+
+    publication = publish.Publication(Store(options.store), tuple(options.alias), options.reason)
+    print(publish.publish(config, options.run, publication, options.pack))  # noqa: T201
+
+
+def _run(options: argparse.Namespace, config: Config) -> None:
+    # torch and transformers take seconds to import: not for --help or for a wrong recipe
     if options.command == "vocab":
-        stages.vocabulary_stage(config, run)
+        from training import stages
+
+        stages.vocabulary_stage(config, options.run)
     elif options.command == "train":
-        publish.record_origin(run, options.recipe)
-        print(trainer.train(config, run))  # noqa: T201
+        _train(options, config)
     elif options.command == "evaluate":
-        training_data = data.load_training_data(config)
-        publish.export(run / "train" / "final", exported, config, training_data)
-        checkpoint = evaluate.Checkpoint.from_export(run)
-        report = evaluate.evaluate(
-            config,
-            checkpoint,
-            training_data.held_out,
-            query_limit=options.queries,
-            reference=evaluate.Checkpoint.from_artifact(options.reference) if options.reference else None,
-            dense=DenseTeacher(*load_e5(config.data_path(config.model.e5_path)), max_tokens=256)
-            if options.dense
-            else None,
-        )
-        report["weights_sha256"] = publish.weights_hash(exported)
-        evaluate.write_report(report, run)
-        print(evaluate.table(report))  # noqa: T201
-    else:
-        publication = publish.Publication(Store(options.store), tuple(options.alias), options.reason)
-        print(publish.publish(config, run, publication, options.pack))  # noqa: T201
+        _evaluate(options, config)
+    elif options.command == "publish":
+        _publish(options, config)
+    elif _train(options, config):
+        _evaluate(options, config)
+        _publish(options, config)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.command == "publish" and options.force != bool(options.reason.strip()):
+    if options.command in ("run", "publish") and options.force != bool(options.reason.strip()):
         parser.error("--force and --reason TEXT go together")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
