@@ -47,7 +47,8 @@ def _train(options: argparse.Namespace, config: Config) -> bool:
 
     publish.record_origin(options.run, options.recipe)
     print(trainer.train(config, options.run))  # noqa: T201
-    return fit.processes(config.train).is_main_process
+    first: bool = fit.processes(config.train).is_main_process
+    return first
 
 
 def _evaluate(options: argparse.Namespace, config: Config) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sparse_encoder.store import Store
 from sparse_encoder.tokenizer import Tokenizer
 from tests.tiny import SENTENCES, publish
 from training.fit import unused_parameters
@@ -44,7 +45,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     text = RECIPE.read_text(encoding="utf-8").replace("steps = 20\n", "steps = 6\n", 1)
     recipe.write_text(text.replace("save_steps = 10", "save_steps = 6"), encoding="utf-8")
     alone, together = tmp_path / "alone", tmp_path / "together"
-    train = ["-m", "training", "train", str(recipe), "--run"]
+    train = ["-m", "training", "train", str(recipe), "--run", str(alone)]
     spread = [
         "-m",
         "torch.distributed.run",
@@ -53,10 +54,9 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
         "--standalone",
         "-m",
         "--",
-        *train[1:],
-        str(together),
+        *["training", "run", str(recipe), "--run", str(together), "--store", str(together / "store")],
     ]
-    for arguments in ([*train, str(alone)], spread):
+    for arguments in (train, spread):
         done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     of_one, of_two = (
@@ -71,3 +71,4 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     weights, other = (load_file(run / "train" / "final" / "model.safetensors") for run in (alone, together))
     for name, tensor in weights.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=2e-4, msg=name)
+    assert len(Store(str(together / "store")).versions()) == 1
