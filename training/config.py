@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PairReader = Literal["fields", "numbered", "definitions", "short_names"]
 
@@ -96,6 +96,7 @@ class DataConfig(Section):
 class VocabularyConfig(Section):
     size: int = 24_000
     characters_per_text: int = 250
+    extend: bool = False  #: after ``size``, or a checkpoint's pieces, those that ``training.extension`` finds missing
 
 
 class ModelConfig(Section):
@@ -225,6 +226,12 @@ class Config(Section):
     mining: MiningConfig = MiningConfig()
     train: TrainConfig = TrainConfig()
     publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _extension_is_possible(self) -> Config:
+        if self.vocabulary.extend and self.model.start == "pretrained":
+            raise ValueError('vocabulary.extend: leave it out where model.start is "pretrained"')
+        return self
 
     def data_path(self, relative: str) -> Path:
         return Path(self.data.root) / relative

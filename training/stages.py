@@ -13,13 +13,16 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from sparse_encoder.artifact import MANIFEST, ArtifactError, read_artifact
-from sparse_encoder.model import load_masked_lm
+from sparse_encoder.model import SpladeModel, load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
+from training.extension import extend_vocabulary
+from training.growth import grow
 from training.lexical import emitted_rows, idf, own_weights
+from training.module import TiledSplade
 from training.student import own_words_start
 from training.vocabulary import NEVER, Roles, build_vocabulary
 
@@ -35,7 +38,15 @@ def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
             _keep_vocabulary(config, out)
     elif not (out / "roles.json").is_file():
         build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
-    return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
+    if config.vocabulary.extend:
+        kept, out = read_vocabulary(out), run / "extended"
+        if not (out / "roles.json").is_file():
+            extend_vocabulary(*kept, vocabulary_texts(config), out)
+    return read_vocabulary(out)
+
+
+def read_vocabulary(directory: Path) -> tuple[Tokenizer, Roles]:
+    return Tokenizer.from_file(str(directory / "tokenizer.json")), Roles.load(directory / "roles.json")
 
 
 def trained_checkpoint(config: Config, run: Path) -> Path:
@@ -63,6 +74,21 @@ def trained_checkpoint(config: Config, run: Path) -> Path:
     if not isinstance(mlm, LexicalBertForMaskedLM):
         raise RunError(f'model.checkpoint {named}: no LexicalBert; go on from it with model.start = "pretrained"')
     Roles([int(token) for token in mlm.own_token]).save(out / "roles.json")
+    return out
+
+
+def growth_stage(
+    checkpoint: Path, run: Path, tokenizer: Tokenizer, roles: Roles, of_pieces: tuple[Tensor, Tensor, Tensor]
+) -> Path:
+    """``checkpoint`` under a vocabulary with more pieces; ``of_pieces`` as ``training.growth.grow`` takes them. Raises
+    ``RunError`` if it is no LexicalBert."""
+    out = run / "grown"
+    if not (out / "roles.json").is_file():
+        mlm = load_masked_lm(checkpoint)
+        if not isinstance(mlm, LexicalBertForMaskedLM):
+            raise RunError(f"vocabulary.extend: {checkpoint} is no LexicalBert: leave it out")
+        mlm = grow(mlm, roles, *of_pieces)
+        TiledSplade(SpladeModel(mlm, roles.emitted), tokenizer, roles, {}, bf16=False).save(str(out))
     return out
 
 

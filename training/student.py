@@ -133,7 +133,7 @@ def install_head(
     head.dense.weight.copy_(torch.eye(len(mean)) * scale)
     tokens = (mlm.own_token >= 0).nonzero()[:, 0]
     table = mlm.bert.embeddings.word_embeddings.weight[tokens]
-    skip = _ridge(table - table.mean(0), vectors[tokens])
+    skip = ridge(table - table.mean(0), vectors[tokens])
     skip *= _SKIP_SHARE * _HEAD_SCALE / ((table - table.mean(0)) @ skip).std()
     head.skip.weight.copy_(skip.T)
     head.dense.bias.copy_(_HEAD_SHIFT - mean * scale - table.mean(0) @ skip)
@@ -165,7 +165,7 @@ def install_head(
     return {"bias steps": steps, "active": active}
 
 
-def _ridge(inputs: Tensor, targets: Tensor) -> Tensor:
+def ridge(inputs: Tensor, targets: Tensor) -> Tensor:
     """The linear map [from, to] by which centred ``inputs`` [n, from] come nearest to ``targets`` [n, to]."""
     covariance = inputs.T @ inputs
     covariance += torch.eye(len(covariance)) * covariance.diagonal().mean() * _RIDGE

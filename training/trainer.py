@@ -33,6 +33,7 @@ from training.objectives import AlignObjective, OwnWords, PassageObjective, Teac
 from training.stages import (
     PASSAGE_CHARACTERS,
     fresh_model,
+    growth_stage,
     lexical_stage,
     pieces_of,
     pretrained_model,
@@ -40,7 +41,7 @@ from training.stages import (
     trained_checkpoint,
     vocabulary_stage,
 )
-from training.student import install_head, start_from_e5
+from training.student import install_head, mean_piece_embeddings, start_from_e5
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -115,7 +116,14 @@ def start_stage(
     with first():
         teacher = teacher_stage(config, run, data, DenseTeacher(e5, e5_tokenizer, batch_tokens=2048), pieces)
     if config.model.start == "checkpoint":
-        return load_module(trained_checkpoint(config, run), max_tokens=tasks, bf16=bf16), teacher
+        checkpoint = trained_checkpoint(config, run)
+        if config.vocabulary.extend:
+            with first():
+                weights, _ = lexical_stage(config, run, data, tokenizer, roles)
+                embeddings = mean_piece_embeddings(e5, e5_tokenizer, pieces)
+                vectors = torch.from_numpy(teacher["words"]).float()
+                checkpoint = growth_stage(checkpoint, run, tokenizer, roles, (weights, vectors, embeddings))
+        return load_module(checkpoint, max_tokens=tasks, bf16=bf16), teacher
     if not (out / "roles.json").is_file():
         final = run / "align" / "final"
         if not (final / "roles.json").is_file():

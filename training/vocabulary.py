@@ -24,7 +24,7 @@ from tqdm import tqdm
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NEVER = -1  #: in ``Roles.emitted_as``: this token never leaves the encoder
 
-_HANGUL = re.compile(r"[가-힣]")
+HANGUL = re.compile(r"[가-힣]")
 _LATIN = re.compile(r"[a-z]+")
 _WORD = re.compile(r"[0-9A-Za-z가-힣㐀-鿿]+")
 #: Middle dots (of which NFKC makes ㆍ the vowel ᆞ) and symbols stand between words and are no piece: as spaces they
@@ -122,7 +122,7 @@ def _segment(text: str, start: int, end: int, label: list[tuple[int, bool]]) -> 
 
 
 @dataclass(frozen=True)
-class _Counts:
+class Counts:
     """How often each surface starts a word, continues one, and with which role."""
 
     starts: Counter[str]
@@ -132,7 +132,7 @@ class _Counts:
     characters: Counter[str]
 
     @classmethod
-    def of(cls, words: Counter[Word]) -> _Counts:
+    def of(cls, words: Counter[Word]) -> Counts:
         counts = cls(Counter(), Counter(), Counter(), Counter(), Counter())
         for word, n in words.items():
             for position, segment in enumerate(word):
@@ -151,14 +151,14 @@ def build_pieces(words: Counter[Word], size: int) -> list[str]:
     Pieces that cross a border between stem and ending more often than not are taken out again (three rounds), because
     greedy longest-match would otherwise swallow the particle with the noun.
     """
-    counts = _Counts.of(words)
+    counts = Counts.of(words)
     fixed = list(dict.fromkeys(_fixed_pieces(counts, size)))
     candidates: Counter[str] = Counter()
     for surface, n in (counts.starts + counts.continuations).items():
-        if _HANGUL.search(surface) and len(surface) >= 2:
+        if HANGUL.search(surface) and len(surface) >= 2:
             candidates[surface] = n
     for surface, n in counts.continuations.items():
-        if _HANGUL.search(surface) and len(surface) >= 2 and n >= 12:
+        if HANGUL.search(surface) and len(surface) >= 2 and n >= 12:
             candidates[f"##{surface}"] = int(n * 0.7)
     pieces = dict.fromkeys(fixed)
     for piece, _ in candidates.most_common():
@@ -168,7 +168,7 @@ def build_pieces(words: Counter[Word], size: int) -> list[str]:
             pieces[piece] = None
     protected = set(fixed)
     for _ in range(3):
-        crossing, clean = _border_counts(words, pieces)
+        crossing, clean = border_counts(words, pieces)
         wrong = {
             piece
             for piece, n in crossing.items()
@@ -179,15 +179,15 @@ def build_pieces(words: Counter[Word], size: int) -> list[str]:
     return list(pieces)[:size]
 
 
-def _fixed_pieces(counts: _Counts, size: int) -> Iterator[str]:
+def _fixed_pieces(counts: Counts, size: int) -> Iterator[str]:
     """What every text needs. The shares (of 24,000: 2,200 endings, 1,800 Latin words ...) scale with ``size``."""
     share = size / 24_000
     yield from SPECIAL_TOKENS
     yield from _PUNCTUATION
     for character, n in counts.characters.most_common():
-        if (_HANGUL.match(character) and n >= 3) or character.isascii() or n >= 25:
+        if (HANGUL.match(character) and n >= 3) or character.isascii() or n >= 25:
             yield character
-            if _HANGUL.match(character) or character.isascii() or n >= 25:
+            if HANGUL.match(character) or character.isascii() or n >= 25:
                 yield f"##{character}"
     yield from (f"##{surface}" for surface, n in counts.endings.most_common(int(2200 * share)) if n >= 8)
     yield from (surface for surface, _ in counts.function_starts.most_common(int(200 * share)))
@@ -208,7 +208,7 @@ def _fixed_pieces(counts: _Counts, size: int) -> Iterator[str]:
     yield from (piece for piece, _ in parts.most_common(int(1200 * share)))
 
 
-def _split(word: str, pieces: Container[str]) -> list[tuple[int, int]] | None:
+def split_word(word: str, pieces: Container[str]) -> list[tuple[int, int]] | None:
     """Greedy longest-match, as WordPiece does it; ``None`` if the word has an unknown part."""
     spans: list[tuple[int, int]] = []
     start = 0
@@ -223,11 +223,11 @@ def _split(word: str, pieces: Container[str]) -> list[tuple[int, int]] | None:
     return spans
 
 
-def _piece(word: str, span: tuple[int, int]) -> str:
+def piece_of(word: str, span: tuple[int, int]) -> str:
     return ("##" if span[0] else "") + word[span[0] : span[1]]
 
 
-def _border_counts(words: Counter[Word], pieces: Container[str]) -> tuple[Counter[str], Counter[str]]:
+def border_counts(words: Counter[Word], pieces: Container[str]) -> tuple[Counter[str], Counter[str]]:
     """How often each piece lies across a border of stem and ending, and how often it does not."""
     crossing: Counter[str] = Counter()
     clean: Counter[str] = Counter()
@@ -239,9 +239,9 @@ def _border_counts(words: Counter[Word], pieces: Container[str]) -> tuple[Counte
             at += len(before.surface)
             if before.content != after.content:
                 borders.add(at)
-        for span in _split(surface, pieces) or ():
+        for span in split_word(surface, pieces) or ():
             crosses = any(span[0] < border < span[1] for border in borders)
-            (crossing if crosses else clean)[_piece(surface, span)] += n
+            (crossing if crosses else clean)[piece_of(surface, span)] += n
     return crossing, clean
 
 
@@ -253,9 +253,9 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
     for word, n in words.items():
         surface = "".join(segment.surface for segment in word)
         labels = [segment.content for segment in word for _ in segment.surface]
-        for span in _split(surface, index) or ():
+        for span in split_word(surface, index) or ():
             covered = sum(labels[span[0] : span[1]])
-            (content if 2 * covered >= span[1] - span[0] else function)[_piece(surface, span)] += n
+            (content if 2 * covered >= span[1] - span[0] else function)[piece_of(surface, span)] += n
 
     def emits(i: int, piece: str) -> bool:
         if i < len(SPECIAL_TOKENS) or not any(character.isalnum() for character in piece):
