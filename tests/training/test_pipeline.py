@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from app.checkpoints import load_checkpoint
@@ -29,7 +30,7 @@ from training.data import load_training_data
 from training.evaluate import Checkpoint, top_overlap
 from training.fit import Progress, SparseModel, Watch
 from training.module import load_module
-from training.stages import trained_checkpoint
+from training.stages import growth_stage, trained_checkpoint, vocabulary_stage
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -132,6 +133,28 @@ def test_training_goes_on_from_what_was_published(run: Path, artifact: Artifact,
     assert module.roles.emitted[vector.nonzero()[:, 0]].tolist() == sorted(before.ids)
     assert float(vector.max()) == pytest.approx(max(before.weights), abs=1e-4)
     assert trained_checkpoint(config, tmp_path) == start
+
+
+def test_training_goes_on_with_more_pieces(run: Path, artifact: Artifact, tmp_path: Path) -> None:
+    config = load_config(ROOT / RECIPE)
+    model = ModelConfig(start="checkpoint", checkpoint=str(artifact.path))
+    vocabulary = config.vocabulary.model_copy(update={"extend": True})
+    config = config.model_copy(update={"model": model, "vocabulary": vocabulary})
+    tokenizer, roles = vocabulary_stage(config, tmp_path)
+    size = tokenizer.get_vocab_size()
+    assert size > artifact.manifest.vocabulary_size
+    random = torch.Generator().manual_seed(0)
+    of_pieces = torch.ones(size), torch.randn((size, 16), generator=random), torch.randn((size, 16), generator=random)
+    start = growth_stage(trained_checkpoint(config, tmp_path), tmp_path, tokenizer, roles, of_pieces)
+    module = load_module(start, max_tokens={"query": 32, "document": 32}, bf16=False).eval()
+    old, new = Tokenizer.from_file(str(artifact.path / "tokenizer.json")), module.tokenizer
+    same = [golden for golden in artifact.golden() if old.encode(golden.text).ids == new.encode(golden.text).ids]
+    assert same
+    for golden in same:
+        (vector,) = module(module.preprocess([golden.text], task="document"))["sentence_embedding"].detach()
+        ids = module.roles.emitted[vector.nonzero()[:, 0]].tolist()
+        assert [i for i in ids if i < artifact.manifest.vocabulary_size] == sorted(golden.ids)
+    assert vocabulary_stage(config, tmp_path)[1] == roles
 
 
 def test_training_does_not_go_on_from_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""What a vocabulary lacks: words that would be silent get a piece, and a trained model grows by it."""
+
+from collections import Counter
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from sparse_encoder.model import SpladeModel
+from tests.training.test_student import PIECES, ROLES, installed
+from tests.training.test_vocabulary import emitted
+from training.extension import extend, syllables
+from training.growth import grow
+from training.vocabulary import Counts, Roles, Segment, Word, assign_roles, build_pieces, build_tokenizer
+
+MERCURY, WATER, TOPIC = Segment("수은", True), Segment("물", True), Segment("은", False)
+SOLD, MEAT, COW = Segment("팔다", True), Segment("고기", True), Segment("소", True)
+#: 수, 은, 고 and 기 are endings far more often than words here, as in running text.
+COMMON: Counter[Word] = Counter(
+    {
+        **{(WATER, Segment(ending, False)): 90 for ending in ("은", "수", "고", "기", "에서")},
+        **{(Segment(ending, False),): 90 for ending in ("은", "수", "고", "기", "에서")},
+        (WATER,): 50,
+        (COW,): 50,
+        (SOLD,): 5,
+    }
+)
+RARE: Counter[Word] = Counter(
+    {
+        (MERCURY, TOPIC): 3,
+        (COW, MEAT): 4,
+        (MEAT,): 1,
+        (Segment("수기", True),): 1,  # once is too little
+        (Segment("에서", True),): 5,  # taken for a noun by mistake, far oftener a particle
+        (Segment("이기고", True),): 5,  # no noun
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def before() -> tuple[Tokenizer, Roles]:
+    pieces = build_pieces(COMMON, 1000)
+    return build_tokenizer(pieces), assign_roles(COMMON, pieces)
+
+
+@pytest.fixture(scope="module")
+def after(before: tuple[Tokenizer, Roles]) -> tuple[Tokenizer, Roles]:
+    return extend(*before, COMMON + RARE)
+
+
+def test_a_noun_of_ending_syllables_gets_a_piece(
+    before: tuple[Tokenizer, Roles], after: tuple[Tokenizer, Roles]
+) -> None:
+    assert emitted(before, "수은은") == []
+    assert emitted(after, "수은은") == ["수은"]
+    assert after[0].encode("수은은").tokens[1:-1] == ["수은", "##은"]
+
+
+def test_a_noun_within_words_comes_out_as_itself(
+    before: tuple[Tokenizer, Roles], after: tuple[Tokenizer, Roles]
+) -> None:
+    assert emitted(before, "소고기") == ["소"]
+    assert emitted(after, "소고기") == ["소", "고기"]
+    assert emitted(after, "고기") == ["고기"]
+
+
+@pytest.mark.parametrize("text", ["물에서", "에서", "수기", "이기고"])
+def test_endings_rare_words_and_what_is_no_noun_get_none(after: tuple[Tokenizer, Roles], text: str) -> None:
+    assert not {"에서", "수기", "이기고"} & set(emitted(after, text))
+
+
+def test_no_word_of_modern_syllables_is_unknown(
+    before: tuple[Tokenizer, Roles], after: tuple[Tokenizer, Roles]
+) -> None:
+    assert len(syllables()) == 2350
+    assert before[0].encode("꽹과리").tokens[1] == "[UNK]"
+    assert "꽹" in emitted(after, "꽹과리")
+    text = " ".join(a + b for a, b in zip(syllables(), reversed(syllables()), strict=True))
+    assert "[UNK]" not in after[0].encode(text).tokens
+
+
+def test_older_pieces_keep_their_ids_and_roles(before: tuple[Tokenizer, Roles], after: tuple[Tokenizer, Roles]) -> None:
+    size = before[0].get_vocab_size()
+    assert after[0].get_vocab_size() == len(after[1].emitted_as) > size
+    assert [after[0].id_to_token(i) for i in range(size)] == [before[0].id_to_token(i) for i in range(size)]
+    assert after[1].emitted_as[:size] == before[1].emitted_as
+    assert after[0].encode("물은 소에서").ids == before[0].encode("물은 소에서").ids
+    assert Counts.of(COMMON).function_starts["에서"] == 90
+
+
+NEW = len(PIECES)  #: 새말 and ##새말, beside 낱말3
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[SpladeModel, SpladeModel, Tensor]:
+    splade, own = installed()
+    with torch.no_grad():
+        splade.mlm.own_weight.mul_(1.5)  # as if training had raised all
+    roles = Roles([*ROLES.emitted_as, NEW, NEW])
+    vectors = torch.randn((NEW + 2, 64), generator=torch.Generator().manual_seed(2))
+    vectors[NEW] = vectors[8] + 0.01
+    table = splade.mlm.get_input_embeddings().weight.detach()
+    grown = grow(splade.mlm, roles, torch.cat([own, torch.full((2,), 2.0)]), vectors, torch.cat([table, table[8:10]]))
+    grown.train(False)
+    return splade, SpladeModel(grown, roles.emitted), table
+
+
+def encode(model: SpladeModel, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        vectors: Tensor = model(torch.tensor([ids]), torch.ones((1, len(ids)), dtype=torch.long))
+        return vectors[0]
+
+
+def test_a_grown_model_gives_texts_of_old_words_the_vectors_that_they_had(
+    models: tuple[SpladeModel, SpladeModel, Tensor],
+) -> None:
+    old, grown, _ = models
+    text = [2, *range(20, 26), 46, 3]
+    torch.testing.assert_close(encode(grown, text)[:NEW], encode(old, text))
+
+
+def test_a_new_word_weighs_as_much_as_old_ones_came_to_and_is_read_as_the_teacher_reads_it(
+    models: tuple[SpladeModel, SpladeModel, Tensor],
+) -> None:
+    _, grown, table = models
+    for piece in (NEW, NEW + 1):  # both are emitted as the first
+        vector = encode(grown, [2, piece, 3])
+        assert float(vector[NEW]) == pytest.approx(2.0 * 1.5, rel=1e-4)
+        assert float(vector[NEW + 1]) == 0.0
+    new = grown.mlm.get_input_embeddings().weight[NEW]
+    closeness = torch.cosine_similarity(new.unsqueeze(0), table[5:45])
+    assert int(closeness.argmax()) == 3
+
+
+def test_a_new_word_comes_up_where_its_neighbours_do(models: tuple[SpladeModel, SpladeModel, Tensor]) -> None:
+    _, grown, _ = models
+    rows = grown.decoder.weight[5:45].detach()
+    closeness = torch.cosine_similarity(grown.decoder.weight[NEW].detach().unsqueeze(0), rows)
+    assert 3 in closeness.topk(8).indices
+    assert float(grown.decoder.bias[NEW].detach()) > -100 > float(grown.decoder.bias[NEW + 1].detach())
