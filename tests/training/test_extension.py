@@ -89,7 +89,7 @@ def test_older_pieces_keep_their_ids_and_roles(before: tuple[Tokenizer, Roles], 
     assert Counts.of(COMMON).function_starts["에서"] == 90
 
 
-NEW = len(PIECES)  #: 새말 and ##새말, beside 낱말3
+NEW = len(PIECES)  #: 새말 and ##새말: read as 낱말3, near to 낱말0 to 낱말7
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def models() -> tuple[SpladeModel, SpladeModel, Tensor]:
         splade.mlm.own_weight.mul_(1.5)  # as if training had raised all
     roles = Roles([*ROLES.emitted_as, NEW, NEW])
     vectors = torch.randn((NEW + 2, 64), generator=torch.Generator().manual_seed(2))
-    vectors[NEW] = vectors[8] + 0.01
+    vectors[5:13] = vectors[NEW] + 0.1 * vectors[5:13]
     table = splade.mlm.get_input_embeddings().weight.detach()
     grown = grow(splade.mlm, roles, torch.cat([own, torch.full((2,), 2.0)]), vectors, torch.cat([table, table[8:10]]))
     grown.train(False)
@@ -136,7 +136,5 @@ def test_a_new_word_weighs_as_much_as_old_ones_came_to_and_is_read_as_the_teache
 def test_a_new_word_comes_up_where_its_neighbours_do(models: tuple[SpladeModel, SpladeModel, Tensor]) -> None:
     _, grown, _ = models
     rows = grown.decoder.weight[5:45].detach()
-    shares = torch.linalg.lstsq(rows.T, grown.decoder.weight[NEW].detach().unsqueeze(1)).solution[:, 0]
-    assert sorted(shares.tolist()) == pytest.approx([0.0] * 32 + [1 / 8] * 8, abs=1e-3)
-    assert float(shares[3]) == pytest.approx(1 / 8, abs=1e-3)
+    torch.testing.assert_close(grown.decoder.weight[NEW].detach(), rows[:8].mean(0))
     assert float(grown.decoder.bias[NEW].detach()) > -100 > float(grown.decoder.bias[NEW + 1].detach())
