@@ -113,6 +113,7 @@ class ModelConfig(Section):
     intermediate_size: int = 1536
     lexical_scale: float = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
     start_active: int = 160  #: expansions that fire for an average passage before training
+    skip: bool = True  #: whether a LexicalBert's head sees each token itself beside its state; without it learns better
 
 
 class AlignConfig(Section):
@@ -228,9 +229,11 @@ class Config(Section):
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")
-    def _extension_is_possible(self) -> Config:
-        if self.vocabulary.extend and self.model.start == "pretrained":
-            raise ValueError('vocabulary.extend: leave it out where model.start is "pretrained"')
+    def _settings_fit_the_architecture(self) -> Config:
+        if self.model.start == "pretrained":
+            for name, given in (("vocabulary.extend", self.vocabulary.extend), ("model.skip", not self.model.skip)):
+                if given:
+                    raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
         return self
 
     def data_path(self, relative: str) -> Path:

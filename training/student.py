@@ -108,12 +108,13 @@ def install_head(
     sample: list[list[int]],
     *,
     start_active: int,
+    skip: bool = True,
 ) -> dict[str, float]:
     """Set the head of a LexicalBert so that it already works untrained: related words by the teacher's vectors.
 
     ``word_vectors`` [vocabulary, hidden] are the teacher's vectors of the tokens' surfaces, ``own_weights``
     [vocabulary] what each token should weigh on its own, ``sample`` token ids of some texts, of which each shall get
-    about ``start_active`` other words. Returns what was measured.
+    about ``start_active`` other words; ``skip`` as ``without_skip`` says. Returns what was measured.
     """
     assert model.emitted is not None
     mlm: LexicalBertForMaskedLM = model.mlm
@@ -133,10 +134,12 @@ def install_head(
     head.dense.weight.copy_(torch.eye(len(mean)) * scale)
     tokens = (mlm.own_token >= 0).nonzero()[:, 0]
     table = mlm.bert.embeddings.word_embeddings.weight[tokens]
-    skip = ridge(table - table.mean(0), vectors[tokens])
-    skip *= _SKIP_SHARE * _HEAD_SCALE / ((table - table.mean(0)) @ skip).std()
-    head.skip.weight.copy_(skip.T)
-    head.dense.bias.copy_(_HEAD_SHIFT - mean * scale - table.mean(0) @ skip)
+    past = ridge(table - table.mean(0), vectors[tokens])
+    past *= _SKIP_SHARE * _HEAD_SCALE / ((table - table.mean(0)) @ past).std()
+    head.skip.weight.copy_(past.T)
+    head.dense.bias.copy_(_HEAD_SHIFT - mean * scale - table.mean(0) @ past)
+    if not skip:
+        without_skip(mlm)
     head.LayerNorm.weight.fill_(1.0)
     head.LayerNorm.bias.zero_()
 
@@ -163,6 +166,15 @@ def install_head(
         low, high = (steps, high) if active > start_active else (low, steps)
     bias[emitted] = -(usual + steps * spread)
     return {"bias steps": steps, "active": active}
+
+
+@torch.no_grad()
+def without_skip(mlm: LexicalBertForMaskedLM) -> None:
+    """The head sees the states only, from now on; what the tokens themselves gave it on average stays in its bias."""
+    tokens = (mlm.own_token >= 0).nonzero()[:, 0]
+    mean = mlm.bert.embeddings.word_embeddings.weight[tokens].mean(0)
+    mlm.head.dense.bias += mlm.head.skip(mean)
+    mlm.head.skip.weight.zero_().requires_grad_(False)
 
 
 def ridge(inputs: Tensor, targets: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from training.stages import (
     trained_checkpoint,
     vocabulary_stage,
 )
-from training.student import install_head, mean_piece_embeddings, start_from_e5
+from training.student import install_head, mean_piece_embeddings, start_from_e5, without_skip
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -145,6 +145,7 @@ def start_stage(
                     weights,
                     [encoding.ids[: config.train.document_tokens] for encoding in tokenizer.encode_batch(sample)],
                     start_active=config.model.start_active,
+                    skip=config.model.skip,
                 )
                 logger.info("head installed: %s", measured)
                 module.save(str(out))
@@ -295,6 +296,10 @@ def train(config: Config, run: Path) -> Path:
         (run / "data.json").write_text(json.dumps(data.counts, indent=1, ensure_ascii=False), encoding="utf-8")
         tokenizer, roles = vocabulary_stage(config, run)
     module, teacher = start_stage(config, run, data, tokenizer, roles)
+    if not config.model.skip:
+        if not module.splade.lexical:
+            raise RunError(f"model.skip: {config.model.checkpoint} is no LexicalBert: leave it out")
+        without_skip(module.splade.mlm)
     with state.main_process_first():
         weights, length = lexical_stage(config, run, data, tokenizer, roles)
     model = SparseModel(modules=[module], device=str(state.device))
