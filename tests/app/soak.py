@@ -128,7 +128,7 @@ async def resident_when_freed(server: Server, bound: float) -> int:
     """Resident bytes as soon as they are at most `bound`, else after half a minute: what a version held is freed, and
     given back to the system, in a thread that ends some time after the version has left."""
     deadline = time.monotonic() + 30
-    while (resident := resident_bytes(server)) > bound and time.monotonic() < deadline:
+    while (resident := resident_bytes(server)) > bound and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return resident
 

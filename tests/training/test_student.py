@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
 from sparse_encoder.model import SpladeModel
-from training.student import install_head, start_from_e5
+from training.student import install_head, start_from_e5, without_skip
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles
 
 WORDS = [f"낱말{i}" for i in range(40)]
@@ -48,13 +48,13 @@ def test_the_body_computes_what_the_teacher_does_where_a_word_is_one_of_its_piec
         torch.testing.assert_close(ours, model(input_ids=theirs)[0])
 
 
-def installed() -> tuple[SpladeModel, torch.Tensor]:
+def installed(skip: bool = True) -> tuple[SpladeModel, torch.Tensor]:
     splade = start()
     own = torch.zeros(len(PIECES))
     own[5:45] = torch.linspace(0.5, 2.0, 40)
     rows = [[2, *range(5 + i, 11 + i), 46, 3] for i in range(0, 34, 2)]
     vectors = torch.randn((len(PIECES), 64), generator=torch.Generator().manual_seed(2)).numpy()
-    measured = install_head(splade, vectors, own, rows, start_active=2)
+    measured = install_head(splade, vectors, own, rows, start_active=2, skip=skip)
     assert measured["active"] == pytest.approx(2, abs=1)
     return splade, own
 
@@ -79,3 +79,24 @@ def test_a_piece_counts_as_the_word_that_it_is_emitted_as_and_repeats_saturate()
         (weights,) = splade(text, torch.ones_like(text))
     assert float(weights[5]) == pytest.approx(float(own[5]) * 2 * 1.9 / 2.9 * 3**-0.25, rel=1e-5)
     assert float(weights[6]) == pytest.approx(float(own[6]) * 3**-0.25, rel=1e-5)
+
+
+def test_without_skip_the_head_sees_no_token_itself_and_its_input_stays_what_it_was_on_average() -> None:
+    splade, _ = installed()
+    mlm = splade.mlm
+    words = torch.tensor([[*range(5, 45)]])  # the tokens that speak, but for the piece of 낱말0
+    words = torch.cat([words, torch.tensor([[45]])], dim=1)
+    states = torch.zeros((1, 41, 64))
+    with torch.no_grad():
+        embedded = mlm.bert.embeddings.word_embeddings(words)
+        before = (mlm.head.dense(states) + mlm.head.skip(embedded)).mean(1)
+        assert not torch.equal(mlm.head_states(states, words)[0, 0], mlm.head_states(states, words)[0, 1])
+        without_skip(mlm)
+        torch.testing.assert_close(mlm.head.dense(states).mean(1), before)
+        torch.testing.assert_close(mlm.head_states(states, words)[0, 0], mlm.head_states(states, words)[0, 1])
+    assert not mlm.head.skip.weight.requires_grad
+
+
+def test_a_head_that_is_installed_without_skip_reaches_as_many_words() -> None:
+    splade, _ = installed(skip=False)
+    assert splade.mlm.head.skip.weight.abs().max() == 0
