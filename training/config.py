@@ -113,7 +113,9 @@ class ModelConfig(Section):
     intermediate_size: int = 1536
     lexical_scale: float = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
     start_active: int = 160  #: expansions that fire for an average passage before training
-    skip: bool = True  #: whether a LexicalBert's head sees each token itself beside its state; without it learns better
+    skip: bool = (
+        False  #: whether a LexicalBert's head sees each token itself beside its state; it learns better without
+    )
 
 
 class AlignConfig(Section):
@@ -231,7 +233,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _settings_fit_the_architecture(self) -> Config:
         if self.model.start == "pretrained":
-            for name, given in (("vocabulary.extend", self.vocabulary.extend), ("model.skip", not self.model.skip)):
+            for name, given in (("vocabulary.extend", self.vocabulary.extend), ("model.skip", self.model.skip)):
                 if given:
                     raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
         return self

@@ -8,6 +8,7 @@ adds some related ones and training improves on that.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from sparse_encoder.artifact import CLOSED_BIAS
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from training.vocabulary import Roles
+
+logger = logging.getLogger(__name__)
 
 _HEAD_SCALE = 0.7  #: input of the head's activation; with the shift below GELU works in its linear part
 _HEAD_SHIFT = 4.0
@@ -108,7 +111,7 @@ def install_head(
     sample: list[list[int]],
     *,
     start_active: int,
-    skip: bool = True,
+    skip: bool,
 ) -> dict[str, float]:
     """Set the head of a LexicalBert so that it already works untrained: related words by the teacher's vectors.
 
@@ -171,6 +174,8 @@ def install_head(
 @torch.no_grad()
 def without_skip(mlm: LexicalBertForMaskedLM) -> None:
     """The head sees the states only, from now on; what the tokens themselves gave it on average stays in its bias."""
+    if mlm.head.skip.weight.any():
+        logger.info("model.skip: the head no longer sees tokens themselves")
     tokens = (mlm.own_token >= 0).nonzero()[:, 0]
     mean = mlm.bert.embeddings.word_embeddings.weight[tokens].mean(0)
     mlm.head.dense.bias += mlm.head.skip(mean)

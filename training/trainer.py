@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from sparse_encoder.model import SpladeModel
+from training.allocator import keep_freed_memory
 from training.config import Config, RunError
 from training.data import TrainingData, load_training_data
 from training.e5 import DenseTeacher, load_e5
@@ -287,6 +288,7 @@ def _schedule(config: Config, total: int) -> Callable[[int], float]:
 
 def train(config: Config, run: Path) -> Path:
     """Run all stages that are not done yet; the directory of the trained checkpoint. Raises ``RunError``."""
+    keep_freed_memory()
     torch.set_num_threads(config.train.threads)
     state = processes(config.train)
     with state.main_process_first():
@@ -296,9 +298,7 @@ def train(config: Config, run: Path) -> Path:
         (run / "data.json").write_text(json.dumps(data.counts, indent=1, ensure_ascii=False), encoding="utf-8")
         tokenizer, roles = vocabulary_stage(config, run)
     module, teacher = start_stage(config, run, data, tokenizer, roles)
-    if not config.model.skip:
-        if not module.splade.lexical:
-            raise RunError(f"model.skip: {config.model.checkpoint} is no LexicalBert: leave it out")
+    if module.splade.lexical and not config.model.skip:
         without_skip(module.splade.mlm)
     with state.main_process_first():
         weights, length = lexical_stage(config, run, data, tokenizer, roles)

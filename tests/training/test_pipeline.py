@@ -22,6 +22,7 @@ from app.checkpoints import load_checkpoint
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.model import load_masked_lm
+from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
 from tests.training.ways import check_ways
@@ -112,6 +113,14 @@ def test_what_must_not_be_emitted_is_closed_in_the_weights(run: Path, artifact: 
     torch.testing.assert_close(
         head.decoder.bias[emitted], trained.decoder.bias.detach()[emitted] + 0.25
     )  # the recipe's bias_shift
+
+
+def test_the_head_learns_from_states_alone(run: Path) -> None:
+    start, trained = (load_masked_lm(run / part) for part in ("start", "train/final"))
+    for mlm, learned in ((start, False), (trained, True)):
+        assert isinstance(mlm, LexicalBertForMaskedLM)
+        assert bool(mlm.head.skip.weight.any()) is not learned
+        assert torch.equal(mlm.head.dense.weight, cast(Any, start).head.dense.weight) is not learned
 
 
 def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, tmp_path: Path) -> None:
