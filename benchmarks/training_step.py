@@ -17,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from app.checkpoints import EMBEDDED
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.packed import unpack
 from training.allocator import keep_freed_memory
 from training.losses import contrastive, flops
+from training.module import TASKS, TiledSplade
+from training.vocabulary import Roles
 
 _BATCH = 64
 
@@ -31,22 +34,25 @@ def worker(path: str, steps: int, keep: bool) -> dict[str, float]:
     if keep:
         keep_freed_memory()
     torch.set_num_threads(2)
-    model = SpladeModel.from_pretrained(path).train()
+    splade = SpladeModel.from_pretrained(path)
+    roles = Roles([int(token) for token in splade.mlm.own_token])
+    splade = SpladeModel(splade.mlm, roles.emitted)
+    tokenizer = Tokenizer.from_file(f"{path}/tokenizer.json")
+    model = TiledSplade(splade, tokenizer, roles, dict.fromkeys(TASKS, 192), bf16=True).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     random = np.random.default_rng(0)
-    words = int((model.mlm.own_token >= 0).sum())
+    size = tokenizer.get_vocab_size()
     seconds = []
     for step in range(steps + 5):
         started = time.perf_counter()
         sides = []
         for longest in (12, int(random.choice([48, 112, 192]))):
-            ids = torch.from_numpy(random.integers(5, words, (_BATCH, longest)))
-            mask = torch.ones_like(ids)
-            with torch.autocast("cpu", torch.bfloat16):
-                states = model.hidden_states(ids, mask)
-            sides.append(model.weights(states, ids, mask, torch.bfloat16))
+            ids = torch.from_numpy(random.integers(5, size, (_BATCH, longest)))
+            mask = torch.arange(longest) < torch.from_numpy(random.integers(longest // 2, longest + 1, (_BATCH, 1)))
+            sides.append(model({"input_ids": ids, "attention_mask": mask.long()})["sentence_embedding"])
         query, document = sides
         (contrastive(query @ document.T / 20) + 0.02 * flops(document, document.detach().mean(0))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimizer.step()
         optimizer.zero_grad()
         if step >= 5:

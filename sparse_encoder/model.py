@@ -96,14 +96,18 @@ def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
     raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
 
 
+def is_lexical_bert(path: Path | str) -> bool:
+    """Whether the checkpoint in the directory ``path`` is a LexicalBert; false if nothing is there."""
+    config = Path(path) / "config.json"
+    return config.is_file() and json.loads(config.read_bytes()).get("model_type") == LexicalBertConfig.model_type
+
+
 def load_masked_lm(path: Path | str, **settings: Any) -> PreTrainedModel:
     """A transformers checkpoint in f32 and evaluation mode; a LexicalBert by our own class, no code of the checkpoint.
 
     ``settings`` go to ``from_pretrained``; raises what it raises.
     """
-    config = Path(path) / "config.json"
-    ours = config.is_file() and json.loads(config.read_bytes()).get("model_type") == LexicalBertConfig.model_type
-    kind: Any = LexicalBertForMaskedLM if ours else AutoModelForMaskedLM
+    kind: Any = LexicalBertForMaskedLM if is_lexical_bert(path) else AutoModelForMaskedLM
     model: PreTrainedModel = kind.from_pretrained(str(path), dtype=torch.float32, **settings).eval()
     return model
 

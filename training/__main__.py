@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sparse_encoder.artifact import ArtifactError
+from sparse_encoder.artifact import ArtifactError, read_artifact
 from sparse_encoder.store import Store, StoreError
 from training.config import Config, ConfigError, RunError, load_config
 from training.readers import DataError
@@ -72,6 +72,16 @@ def _evaluate(options: argparse.Namespace, config: Config) -> None:
     print(evaluate.table(report))  # noqa: T201
 
 
+def _check_places(options: argparse.Namespace) -> None:
+    """What is only needed after hours of training: raises now if it will not do."""
+    from training import publish
+
+    publish.check_new(options.pack)
+    Store(options.store).aliases()
+    if options.reference:
+        read_artifact(options.reference)
+
+
 def _publish(options: argparse.Namespace, config: Config) -> None:
     from training import publish
 
@@ -91,9 +101,11 @@ def _run(options: argparse.Namespace, config: Config) -> None:
         _evaluate(options, config)
     elif options.command == "publish":
         _publish(options, config)
-    elif _train(options, config):
-        _evaluate(options, config)
-        _publish(options, config)
+    else:
+        _check_places(options)
+        if _train(options, config):
+            _evaluate(options, config)
+            _publish(options, config)
 
 
 def main(arguments: list[str] | None = None) -> int:

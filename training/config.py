@@ -106,7 +106,7 @@ class ModelConfig(Section):
 
     start: Literal["e5", "fresh", "checkpoint", "pretrained"] = "e5"
     checkpoint: str = ""  #: ``train/final`` or published model, packed or not; folder or hub name of the pretrained one
-    e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute
+    e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute; "": ``checkpoint`` without a teacher
     hidden_size: int = 384  #: for ``fresh``
     layers: int = 12
     heads: int = 12
@@ -236,6 +236,8 @@ class Config(Section):
             for name, given in (("vocabulary.extend", self.vocabulary.extend), ("model.skip", self.model.skip)):
                 if given:
                     raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
+        if not self.model.e5_path and (self.model.start == "e5" or self.vocabulary.extend):
+            raise ValueError("model.e5_path: name the teacher's file; the start e5 and vocabulary.extend need it")
         return self
 
     def data_path(self, relative: str) -> Path:
@@ -260,6 +262,7 @@ def load_config(path: Path, *, data_root: Path | None = None) -> Config:
         return Config.model_validate(table)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" for e in error.errors()
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (found {e['input']!r})" if e["loc"] else e["msg"]
+            for e in error.errors()
         )
         raise ConfigError(f"{path}: {problems}") from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from kiwipiepy import Kiwi
 from tokenizers import Tokenizer
 
-from training.vocabulary import HANGUL, NEVER, Counts, Roles, Word, analyse, border_counts, piece_of, split_word
+from training.vocabulary import HANGUL, NEVER, Counts, Roles, Word, border_counts, piece_of, split_word
 
 _LEAST = 2  #: times that a noun must occur, and must continue other words to be a piece there as well
 _NOUN_TAGS = frozenset({"NNG", "NNP"})
@@ -48,7 +48,8 @@ def missing_pieces(words: Counter[Word], pieces: list[str], roles: Roles) -> lis
     """What ``pieces`` lack: syllables, alone and within words, and nouns that would be silent without a piece.
 
     A noun is what the analyser takes for one noun, whatever stands around it, and what starts words as content more
-    often than as an ending; left out again is what mostly crosses the border of a stem and an ending.
+    often than as an ending; left out again is what mostly crosses the border of a stem and an ending, and with a noun
+    also its form within words, which would have nothing to be emitted as.
     """
     known = set(pieces)
     letters = [piece for letter in syllables() for piece in (letter, f"##{letter}") if piece not in known]
@@ -67,7 +68,9 @@ def missing_pieces(words: Counter[Word], pieces: list[str], roles: Roles) -> lis
             nouns.append(f"##{noun}")
     nouns = [noun for noun in nouns if noun not in known]
     crossing, clean = border_counts(words, frozenset([*pieces, *letters, *nouns]))
-    return letters + [noun for noun in nouns if crossing[noun] <= clean[noun]]
+    kept = [noun for noun in nouns if crossing[noun] <= clean[noun]]
+    bare_forms = known | set(kept)
+    return letters + [noun for noun in kept if noun.removeprefix("##") in bare_forms]
 
 
 def _is_noun(kiwi: Kiwi, text: str) -> bool:
@@ -93,9 +96,9 @@ def extend(tokenizer: Tokenizer, roles: Roles, words: Counter[Word]) -> tuple[To
     return Tokenizer.from_str(json.dumps(state)), Roles([*roles.emitted_as, *targets])
 
 
-def extend_vocabulary(tokenizer: Tokenizer, roles: Roles, texts: Iterable[str], out: Path) -> None:
-    """Write the ``tokenizer.json`` and ``roles.json`` of ``extend`` by the words of ``texts`` to ``out``."""
-    tokenizer, roles = extend(tokenizer, roles, analyse(texts))
+def extend_vocabulary(tokenizer: Tokenizer, roles: Roles, words: Counter[Word], out: Path) -> None:
+    """Write the ``tokenizer.json`` and ``roles.json`` of ``extend`` to ``out``."""
+    tokenizer, roles = extend(tokenizer, roles, words)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(out / "tokenizer.json"))
     roles.save(out / "roles.json")

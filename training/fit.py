@@ -21,11 +21,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.batches import DistinctBatches
 from training.config import RunError, TrainConfig
-from training.module import TiledSplade
+from training.module import TiledSplade, load_module
 from training.progress import Diary
 
 logger = logging.getLogger(__name__)
 
+_STATE = "trainer_state.json"
 _TASK_OF_COLUMN = {
     **{"query": "query", "passage": "document", "negative": "document", "text": "document"},
     **{"term": "term", "related": "term", "anchor": "term", "synonym": "term", "look_alike": "term"},
@@ -122,6 +123,17 @@ def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
     goes wrong.
     """
     state = processes(train)
+    out.mkdir(parents=True, exist_ok=True)
+    with state.main_process_first():
+        checkpoint = last_checkpoint(out)
+    if _steps_done(checkpoint) < job.steps:  # else the trainer would take one step more
+        _train(train, seed, out, job, checkpoint)
+    if state.is_main_process:
+        _write_final(out)
+    state.wait_for_everyone()
+
+
+def _train(train: TrainConfig, seed: int, out: Path, job: Job, checkpoint: str | None) -> None:
     for parameter in unused_parameters(job.module):  # DistributedDataParallel would wait for their gradients for ever
         parameter.requires_grad_(False)
     optimizer = torch.optim.AdamW(job.groups, betas=(0.9, 0.98), weight_decay=train.weight_decay)
@@ -156,25 +168,33 @@ def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
         optimizers=(optimizer, scheduler),
         callbacks=[Watch(job.progress, job.model, train.active_band), Diary(out), *job.callbacks],
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with state.main_process_first():
-        checkpoint = last_checkpoint(out)
     trainer.train(resume_from_checkpoint=checkpoint)
     job.module.eval()
-    if state.is_main_process:
-        best = out / "best"
-        if best.is_dir():
-            shutil.copytree(best, out / "final", dirs_exist_ok=True)
-        else:
-            job.module.save(str(out / "final"))
-        (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
-    state.wait_for_everyone()
+
+
+def _write_final(out: Path) -> None:
+    """The best checkpoint, or else the last, and the log of the run."""
+    checkpoint = last_checkpoint(out)
+    assert checkpoint
+    best = out / "best" if (out / "best").is_dir() else Path(checkpoint)
+    load_module(best, max_tokens={}, bf16=False).save(str(out / "final"))
+    log = _state(checkpoint)["log_history"]
+    (out / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+
+
+def _state(checkpoint: str) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _steps_done(checkpoint: str | None) -> int:
+    return int(_state(checkpoint)["global_step"]) if checkpoint else 0
 
 
 def last_checkpoint(out: Path) -> str | None:
     """The newest complete checkpoint: its state file is written last, so one without was cut off and is removed."""
     for path in out.glob("checkpoint-*"):
-        if not (path / "trainer_state.json").is_file():
+        if not (path / _STATE).is_file():
             shutil.rmtree(path)
     found: str | None = get_last_checkpoint(str(out))
     return found

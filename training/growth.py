@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,17 +20,25 @@ _NEIGHBOURS = 8
 _TABLES = ("bert.embeddings.word_embeddings.weight", "decoder.weight", "decoder.bias", "own_weight", OWN_TOKEN)
 
 
+@dataclass(frozen=True)
+class PieceKnowledge:
+    """What is known of each piece of a vocabulary before a model is trained on it."""
+
+    own_weights: Tensor  #: [vocabulary] what it should weigh on its own
+    word_vectors: Tensor  #: [vocabulary, teacher] the teacher's vector of its surface: what it means
+    embeddings: Tensor  #: [vocabulary, teacher] the teacher's input embedding, a mean of its pieces': how it is read
+
+
 @torch.no_grad()
-def grow(
-    model: LexicalBertForMaskedLM, roles: Roles, own_weights: Tensor, word_vectors: Tensor, piece_embeddings: Tensor
-) -> LexicalBertForMaskedLM:
+def grow(model: LexicalBertForMaskedLM, roles: Roles, known: PieceKnowledge) -> LexicalBertForMaskedLM:
     """The model under the vocabulary of ``roles``, whose first pieces are the model's own: those stay as they are.
 
-    A new piece gets the embedding that the linear map from the teacher's embeddings [vocabulary, teacher] to the
-    model's would give it. What emits it is the mean of what emits the eight old words nearest to it by
-    ``word_vectors`` [vocabulary, teacher], so it comes up where they do until training says otherwise. On its own it
-    weighs ``own_weights`` [vocabulary], at the scale that the old words came to.
+    A new piece gets the embedding that the linear map from the teacher's embeddings to the model's would give it. What
+    emits it is the mean of what emits the eight old words nearest to it by ``known.word_vectors``, so it comes up where
+    they do until training says otherwise. On its own it weighs what ``known`` says, at the scale that the old words
+    came to.
     """
+    own_weights, word_vectors, piece_embeddings = known.own_weights, known.word_vectors, known.embeddings
     old, size = model.config.vocab_size, len(roles.emitted_as)
     grown = LexicalBertForMaskedLM(LexicalBertConfig(**{**model.config.to_dict(), "vocab_size": size}))
     state = model.state_dict()

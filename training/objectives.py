@@ -49,7 +49,7 @@ class OwnWords:
     def counts(self, input_ids: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, columns, term frequency) of the distinct own words of a batch."""
         place = self.column[input_ids]
-        row = torch.arange(len(input_ids)).unsqueeze(1).expand_as(place)
+        row = torch.arange(len(input_ids), device=input_ids.device).unsqueeze(1).expand_as(place)
         keep = place >= 0
         keys, frequency = torch.unique(row[keep] * columns + place[keep], return_counts=True)
         return keys // columns, keys % columns, frequency

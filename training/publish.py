@@ -32,7 +32,7 @@ from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS, GOLDEN_TOLERANCE
 from sparse_encoder.model import SpladeModel, load_masked_lm
 from sparse_encoder.packed import dequantise, pack, quantise
 from sparse_encoder.store import Store, who
-from sparse_encoder.token_ids import read_token_ids, write_token_ids
+from sparse_encoder.token_ids import MAX_TOKEN_IDS, read_token_ids, write_token_ids
 from sparse_encoder.tokenizer import Tokenizer
 from training.calibrate import excess_bias
 from training.card import model_card
@@ -144,8 +144,7 @@ def publish(config: Config, run: Path, publication: Publication, pack_to: Path |
     Raises ``RunError`` if the run was not evaluated, another export was, or a gate fails; nothing is changed then.
     """
     evaluation = _read_evaluation(run, run / "export")
-    if pack_to and pack_to.exists():
-        raise RunError(f"{pack_to}: exists already; remove it or name another directory for --pack")
+    check_new(pack_to)
     store, by = publication.store, who()
     failed = failed_gates(config.publish.gate, evaluation, _incumbents(publication))
     note = ""
@@ -159,12 +158,19 @@ def publish(config: Config, run: Path, publication: Publication, pack_to: Path |
         when = datetime.now(UTC).isoformat(timespec="seconds")
         note = f"forced by {by} at {when}: {publication.forced_for}; failed gates: {'; '.join(failed)}"
     with tempfile.TemporaryDirectory(dir=run, prefix="publish.") as folder:
-        previous = _token_ids(publication, Path(folder))
+        pieces = Roles.load(run / "export" / "roles.json").emitted_as
+        previous = previous_token_ids(publication, Path(folder), len(pieces))
         artifact = write(config, run, Path(folder), {**evaluation, "forced": note} if note else evaluation, previous)
         version = store.publish(artifact, aliases=publication.aliases, by=by, note=note)
         if pack_to:
             pack(artifact, pack_to)
     return version
+
+
+def check_new(pack_to: Path | None) -> None:
+    """Raises ``RunError`` if there is something at the place of the packed form."""
+    if pack_to and pack_to.exists():
+        raise RunError(f"{pack_to}: exists already; remove it or name another directory for --pack")
 
 
 def _incumbents(publication: Publication) -> dict[str, Mapping[str, Any]]:
@@ -173,14 +179,22 @@ def _incumbents(publication: Publication) -> dict[str, Mapping[str, Any]]:
     return {version: publication.store.manifest(version).evaluation for version in versions}
 
 
-def _token_ids(publication: Publication, folder: Path) -> dict[str, int]:
-    """Those of the incumbent, or else of the newest version: a token keeps its id."""
-    versions = [*_incumbents(publication), *reversed(publication.store.versions())]
-    content = publication.store.read_file(versions[0], TOKEN_IDS) if versions else None
-    if content is None:
+def previous_token_ids(publication: Publication, folder: Path, vocabulary_size: int) -> dict[str, int]:
+    """Those of the incumbent, or else of the newest version: a token keeps its id. A version without a table has the
+    ids of its vocabulary, which matters once ours is too large for that."""
+    store = publication.store
+    versions = [*_incumbents(publication), *reversed(store.versions())]
+    if not versions:
         return {}
-    (folder / TOKEN_IDS).write_bytes(content)
-    return read_token_ids(folder)
+    content = store.read_file(versions[0], TOKEN_IDS)
+    if content is not None:
+        (folder / TOKEN_IDS).write_bytes(content)
+        return read_token_ids(folder)
+    if vocabulary_size <= MAX_TOKEN_IDS:
+        return {}
+    never = set(store.manifest(versions[0]).never_emitted_ids)
+    before = BackendTokenizer.from_str((store.read_file(versions[0], "tokenizer.json") or b"").decode())
+    return {token: i for token, i in before.get_vocab().items() if i not in never}
 
 
 def write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,35 +14,39 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 from sparse_encoder.artifact import MANIFEST, ArtifactError, read_artifact
-from sparse_encoder.model import SpladeModel, load_masked_lm
+from sparse_encoder.model import SpladeModel, is_lexical_bert, load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from training.config import Config, RunError
 from training.data import TrainingData, vocabulary_texts
 from training.e5 import DenseTeacher, encode_cached
 from training.extension import extend_vocabulary
-from training.growth import grow
+from training.growth import PieceKnowledge, grow
 from training.lexical import emitted_rows, idf, own_weights
 from training.module import TiledSplade
 from training.student import own_words_start
-from training.vocabulary import NEVER, Roles, build_vocabulary
+from training.vocabulary import NEVER, Roles, analyse, build_vocabulary
 
 PASSAGE_CHARACTERS = 160  #: of a passage, for the teacher
 
 
 def vocabulary_stage(config: Config, run: Path) -> tuple[Tokenizer, Roles]:
+    """The vocabulary that training goes on from, or a new one; extended if the recipe says so."""
+    analysed = cache(lambda: analyse(vocabulary_texts(config)))  # takes minutes
     out = run / "vocabulary"
     if config.model.start == "checkpoint":
         out = trained_checkpoint(config, run)
+        if config.vocabulary.extend and not is_lexical_bert(out):
+            raise RunError(f"vocabulary.extend: {config.model.checkpoint} is no LexicalBert: leave it out")
     elif config.model.start == "pretrained":
         if not (out / "roles.json").is_file():
             _keep_vocabulary(config, out)
     elif not (out / "roles.json").is_file():
-        build_vocabulary(vocabulary_texts(config), config.vocabulary.size, out)
+        build_vocabulary(analysed(), config.vocabulary.size, out)
     if config.vocabulary.extend:
         kept, out = read_vocabulary(out), run / "extended"
         if not (out / "roles.json").is_file():
-            extend_vocabulary(*kept, vocabulary_texts(config), out)
+            extend_vocabulary(*kept, analysed(), out)
     return read_vocabulary(out)
 
 
@@ -77,17 +82,13 @@ def trained_checkpoint(config: Config, run: Path) -> Path:
     return out
 
 
-def growth_stage(
-    checkpoint: Path, run: Path, tokenizer: Tokenizer, roles: Roles, of_pieces: tuple[Tensor, Tensor, Tensor]
-) -> Path:
-    """``checkpoint`` under a vocabulary with more pieces; ``of_pieces`` as ``training.growth.grow`` takes them. Raises
-    ``RunError`` if it is no LexicalBert."""
+def growth_stage(checkpoint: Path, run: Path, tokenizer: Tokenizer, roles: Roles, known: PieceKnowledge) -> Path:
+    """The LexicalBert ``checkpoint`` under a vocabulary with more pieces."""
     out = run / "grown"
     if not (out / "roles.json").is_file():
         mlm = load_masked_lm(checkpoint)
-        if not isinstance(mlm, LexicalBertForMaskedLM):
-            raise RunError(f"vocabulary.extend: {checkpoint} is no LexicalBert: leave it out")
-        mlm = grow(mlm, roles, *of_pieces)
+        assert isinstance(mlm, LexicalBertForMaskedLM)
+        mlm = grow(mlm, roles, known)
         TiledSplade(SpladeModel(mlm, roles.emitted), tokenizer, roles, {}, bf16=False).save(str(out))
     return out
 

@@ -117,7 +117,7 @@ def install_head(
 
     ``word_vectors`` [vocabulary, hidden] are the teacher's vectors of the tokens' surfaces, ``own_weights``
     [vocabulary] what each token should weigh on its own, ``sample`` token ids of some texts, of which each shall get
-    about ``start_active`` other words; ``skip`` as ``without_skip`` says. Returns what was measured.
+    about ``start_active`` other words; ``skip``: the head sees each token itself as well. Returns what was measured.
     """
     assert model.emitted is not None
     mlm: LexicalBertForMaskedLM = model.mlm
@@ -137,12 +137,13 @@ def install_head(
     head.dense.weight.copy_(torch.eye(len(mean)) * scale)
     tokens = (mlm.own_token >= 0).nonzero()[:, 0]
     table = mlm.bert.embeddings.word_embeddings.weight[tokens]
-    past = ridge(table - table.mean(0), vectors[tokens])
-    past *= _SKIP_SHARE * _HEAD_SCALE / ((table - table.mean(0)) @ past).std()
-    head.skip.weight.copy_(past.T)
-    head.dense.bias.copy_(_HEAD_SHIFT - mean * scale - table.mean(0) @ past)
-    if not skip:
-        without_skip(mlm)
+    head.dense.bias.copy_(_HEAD_SHIFT - mean * scale)
+    head.skip.weight.zero_()
+    if skip:
+        past = ridge(table - table.mean(0), vectors[tokens])
+        past *= _SKIP_SHARE * _HEAD_SCALE / ((table - table.mean(0)) @ past).std()
+        head.skip.weight.copy_(past.T)
+        head.dense.bias.sub_(table.mean(0) @ past)
     head.LayerNorm.weight.fill_(1.0)
     head.LayerNorm.bias.zero_()
 
@@ -175,10 +176,10 @@ def install_head(
 def without_skip(mlm: LexicalBertForMaskedLM) -> None:
     """The head sees the states only, from now on; what the tokens themselves gave it on average stays in its bias."""
     if mlm.head.skip.weight.any():
-        logger.info("model.skip: the head no longer sees tokens themselves")
+        logger.warning("model.skip is false: the head, which saw each token itself, from now on sees its state only")
     tokens = (mlm.own_token >= 0).nonzero()[:, 0]
     mean = mlm.bert.embeddings.word_embeddings.weight[tokens].mean(0)
-    mlm.head.dense.bias += mlm.head.skip(mean)
+    mlm.head.dense.bias.add_(mlm.head.skip(mean))
     mlm.head.skip.weight.zero_().requires_grad_(False)
 
 

@@ -28,6 +28,7 @@ from training.config import Config, RunError
 from training.data import TrainingData, load_training_data
 from training.e5 import DenseTeacher, load_e5
 from training.fit import Job, SparseModel, fit, processes, split_parameters
+from training.growth import PieceKnowledge
 from training.mining import NONE, mining_stage
 from training.module import TiledSplade, load_module
 from training.objectives import AlignObjective, OwnWords, PassageObjective, Teacher, TermObjective, TripletObjective
@@ -96,6 +97,16 @@ def align_stage(config: Config, run: Path, module: TiledSplade, teacher: Vectors
     module.heads_only = False
 
 
+def _check_size(checkpoint: Path, teacher: int) -> None:
+    """Raises ``RunError`` if the states of ``checkpoint`` have no room for the teacher's vectors."""
+    size = json.loads((checkpoint / "config.json").read_bytes())["hidden_size"]
+    if size < teacher:
+        raise RunError(
+            f"model.checkpoint {checkpoint}: its states have {size} dimensions, the teacher's vectors {teacher}: go on "
+            'without a teacher (model.e5_path = "")'
+        )
+
+
 def start_stage(
     config: Config, run: Path, data: TrainingData, tokenizer: Tokenizer, roles: Roles
 ) -> tuple[TiledSplade, Vectors]:
@@ -112,7 +123,11 @@ def start_stage(
                     mlm = pretrained_model(config)
                 TiledSplade(SpladeModel(mlm, roles.emitted), tokenizer, roles, tasks, False).save(str(out))
         return load_module(out, max_tokens=tasks, bf16=bf16), {}
+    if not config.model.e5_path:
+        return load_module(trained_checkpoint(config, run), max_tokens=tasks, bf16=bf16), {}
     e5, e5_tokenizer = load_e5(config.data_path(config.model.e5_path))
+    if config.model.start == "checkpoint":
+        _check_size(trained_checkpoint(config, run), e5.config.hidden_size)
     pieces = pieces_of(tokenizer)
     with first():
         teacher = teacher_stage(config, run, data, DenseTeacher(e5, e5_tokenizer, batch_tokens=2048), pieces)
@@ -120,10 +135,12 @@ def start_stage(
         checkpoint = trained_checkpoint(config, run)
         if config.vocabulary.extend:
             with first():
-                weights, _ = lexical_stage(config, run, data, tokenizer, roles)
-                embeddings = mean_piece_embeddings(e5, e5_tokenizer, pieces)
-                vectors = torch.from_numpy(teacher["words"]).float()
-                checkpoint = growth_stage(checkpoint, run, tokenizer, roles, (weights, vectors, embeddings))
+                known = PieceKnowledge(
+                    own_weights=lexical_stage(config, run, data, tokenizer, roles)[0],
+                    word_vectors=torch.from_numpy(teacher["words"]).float(),
+                    embeddings=mean_piece_embeddings(e5, e5_tokenizer, pieces),
+                )
+                checkpoint = growth_stage(checkpoint, run, tokenizer, roles, known)
         return load_module(checkpoint, max_tokens=tasks, bf16=bf16), teacher
     if not (out / "roles.json").is_file():
         final = run / "align" / "final"
@@ -180,12 +197,13 @@ def cluster_of(vectors: NDArray[np.float16], count: int, seed: int) -> list[int]
     return [int(i) for i in MiniBatchKMeans(count, random_state=seed, n_init=1).fit_predict(vectors.astype(np.float32))]
 
 
+_SETTINGS = "config.json"
 _FIXED_SECTIONS = ("seed", "data", "vocabulary", "model", "align")
 
 
-def _keep_settings(config: Config, run: Path) -> None:
-    """Store the recipe in the run. Raises ``RunError`` if stages that are done were made with other settings."""
-    path = run / "config.json"
+def _check_settings(config: Config, run: Path) -> None:
+    """Raises ``RunError`` if stages of the run that are done were made with other settings."""
+    path = run / _SETTINGS
     if path.is_file():
         before, now = Config.model_validate_json(path.read_text(encoding="utf-8")), config
         for section in _FIXED_SECTIONS:
@@ -197,7 +215,6 @@ def _keep_settings(config: Config, run: Path) -> None:
                     f"{run}: the recipe's {section!r} differs from what this run was started with; finished stages "
                     "would not match it: use another --run directory"
                 )
-    path.write_text(config.model_dump_json(indent=1), encoding="utf-8")
 
 
 def _negatives(config: Config, run: Path, data: TrainingData, module: TiledSplade, teacher: Vectors) -> list[int]:
@@ -289,12 +306,24 @@ def _schedule(config: Config, total: int) -> Callable[[int], float]:
 def train(config: Config, run: Path) -> Path:
     """Run all stages that are not done yet; the directory of the trained checkpoint. Raises ``RunError``."""
     keep_freed_memory()
+    before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads)
+    try:
+        return _train(config, run)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(config: Config, run: Path) -> Path:
     state = processes(config.train)
     with state.main_process_first():
         run.mkdir(parents=True, exist_ok=True)
-        _keep_settings(config, run)
+        _check_settings(config, run)
         data = load_training_data(config)
+        if config.model.start == "checkpoint":
+            trained_checkpoint(config, run)
+        # from here on stages leave results; what was wrong before can be put right in the same run
+        (run / _SETTINGS).write_text(config.model_dump_json(indent=1), encoding="utf-8")
         (run / "data.json").write_text(json.dumps(data.counts, indent=1, ensure_ascii=False), encoding="utf-8")
         tokenizer, roles = vocabulary_stage(config, run)
     module, teacher = start_stage(config, run, data, tokenizer, roles)

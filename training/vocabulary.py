@@ -296,9 +296,8 @@ def build_tokenizer(pieces: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def build_vocabulary(texts: Iterable[str], size: int, out: Path, *, workers: int = 2) -> tuple[Tokenizer, Roles]:
-    """Write ``tokenizer.json`` and ``roles.json`` to ``out``."""
-    words = analyse(texts, workers=workers)
+def build_vocabulary(words: Counter[Word], size: int, out: Path) -> tuple[Tokenizer, Roles]:
+    """Write ``tokenizer.json`` and ``roles.json`` to ``out``; ``words`` as ``analyse`` counts them."""
     pieces = build_pieces(words, size)
     roles = assign_roles(words, pieces)
     tokenizer = build_tokenizer(pieces)

@@ -149,6 +149,9 @@ def test_a_bad_term_file_names_its_line(tmp_path: Path) -> None:
         list(read_terms(tmp_path / "missing.tsv", TermSource(path=""), BadRows()))
 
 
+PRETRAINED = 'name = "x"\n[model]\nstart = "pretrained"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -156,6 +159,12 @@ def test_a_bad_term_file_names_its_line(tmp_path: Path) -> None:
         ('name = "x"\n[train]\nsteps = "many"', r"train\.steps"),
         ("name = ", "not valid TOML"),
         ("", "name"),
+        (
+            f"{PRETRAINED}[vocabulary]\nextend = true",
+            r"recipe\.toml: Value error, vocabulary\.extend: leave it out[^(]*$",
+        ),
+        (f"{PRETRAINED}skip = true", r'model\.skip: leave it out where model\.start is "pretrained"$'),
+        ('name = "x"\n[model]\ne5_path = ""', r"model\.e5_path: name the teacher's file"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:

@@ -59,6 +59,9 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     for arguments in (train, spread):
         done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
+    version, *others = Store(str(together / "store")).versions()
+    assert others == []
+    assert done.stdout.count(version) == 1  # one of the two published
     of_one, of_two = (
         [row for row in json.loads((run / "train" / "log.json").read_text()) if "loss" in row]
         for run in (alone, together)
@@ -71,4 +74,3 @@ def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> Non
     weights, other = (load_file(run / "train" / "final" / "model.safetensors") for run in (alone, together))
     for name, tensor in weights.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-2, atol=2e-4, msg=name)
-    assert len(Store(str(together / "store")).versions()) == 1

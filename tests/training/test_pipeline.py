@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
 
 from app.checkpoints import load_checkpoint
 from app.encoders.openvino_encoder import OpenVINOEncoder
@@ -25,13 +25,18 @@ from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
+from tests.training.test_student import teacher as tiny_bert
 from tests.training.ways import check_ways
-from training.config import ModelConfig, RunError, load_config
+from training.config import Config, ModelConfig, RunError, load_config
 from training.data import load_training_data
 from training.evaluate import Checkpoint, top_overlap
 from training.fit import Progress, SparseModel, Watch
+from training.growth import PieceKnowledge, grow
 from training.module import load_module
-from training.stages import growth_stage, trained_checkpoint, vocabulary_stage
+from training.publish import Publication, previous_token_ids
+from training.stages import growth_stage, lexical_stage, pieces_of, trained_checkpoint, vocabulary_stage
+from training.student import mean_piece_embeddings
+from training.trainer import start_stage, train
 from training.validation import Validation
 from training.vocabulary import Roles
 
@@ -153,8 +158,9 @@ def test_training_goes_on_with_more_pieces(run: Path, artifact: Artifact, tmp_pa
     size = tokenizer.get_vocab_size()
     assert size > artifact.manifest.vocabulary_size
     random = torch.Generator().manual_seed(0)
-    of_pieces = torch.ones(size), torch.randn((size, 16), generator=random), torch.randn((size, 16), generator=random)
-    start = growth_stage(trained_checkpoint(config, tmp_path), tmp_path, tokenizer, roles, of_pieces)
+    vectors, embeddings = (torch.randn((size, 16), generator=random) for _ in range(2))
+    known = PieceKnowledge(torch.ones(size), vectors, embeddings)
+    start = growth_stage(trained_checkpoint(config, tmp_path), tmp_path, tokenizer, roles, known)
     module = load_module(start, max_tokens={"query": 32, "document": 32}, bf16=False).eval()
     old, new = Tokenizer.from_file(str(artifact.path / "tokenizer.json")), module.tokenizer
     same = [golden for golden in artifact.golden() if old.encode(golden.text).ids == new.encode(golden.text).ids]
@@ -184,6 +190,82 @@ def test_finished_stages_are_not_run_again(run: Path) -> None:
     done = training("train", RECIPE, "--run", str(run))
     assert done.returncode == 0, done.stderr[-3000:]
     assert [path.stat().st_mtime_ns for path in kept] == before
+
+
+def test_a_finished_training_takes_no_step_more(tmp_path: Path) -> None:
+    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
+    text = (ROOT / RECIPE).read_text(encoding="utf-8")
+    recipe.write_text(text.replace("steps = 20\n", "steps = 3\n", 1), encoding="utf-8")  # which is no whole epoch
+    weights = []
+    for _ in range(2):
+        done = training("train", str(recipe), "--run", str(run))
+        assert done.returncode == 0, done.stderr[-3000:]
+        weights.append((run / "train" / "final" / "model.safetensors").read_bytes())
+        shutil.rmtree(run / "train" / "final")  # as if it had been stopped just before
+    assert weights[0] == weights[1]
+    assert [path.name for path in (run / "train").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def going_on(run: Path, **model: Any) -> Config:
+    """The sample recipe, from what ``run`` trained."""
+    section = ModelConfig(start="checkpoint", checkpoint=str(run / "train" / "final"), **model)
+    return load_config(ROOT / RECIPE, data_root=ROOT / "training" / "sample").model_copy(update={"model": section})
+
+
+@pytest.fixture
+def tiny_teacher(monkeypatch: pytest.MonkeyPatch) -> tuple[BertModel, Tokenizer]:
+    """Stands in for e5-small, whose file is not the project's to ship: any BertModel with a tokenizer is a teacher."""
+    teacher, tokenizer = tiny_bert()
+    monkeypatch.setattr("training.trainer.load_e5", lambda path: (teacher, tokenizer))
+    return teacher, tokenizer
+
+
+def test_new_pieces_are_known_by_the_teachers_vectors_and_embeddings(
+    run: Path, tmp_path: Path, tiny_teacher: tuple[BertModel, Tokenizer]
+) -> None:
+    config = going_on(run)
+    config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"extend": True})})
+    data = load_training_data(config)
+    tokenizer, roles = vocabulary_stage(config, tmp_path)
+    module, vectors = start_stage(config, tmp_path, data, tokenizer, roles)
+    known = PieceKnowledge(
+        own_weights=lexical_stage(config, tmp_path, data, tokenizer, roles)[0],
+        word_vectors=torch.from_numpy(vectors["words"]).float(),
+        embeddings=mean_piece_embeddings(*tiny_teacher, pieces_of(tokenizer)),
+    )
+    trained = load_masked_lm(run / "train" / "final")
+    assert isinstance(trained, LexicalBertForMaskedLM)
+    expected = grow(trained, roles, known).state_dict()
+    assert len(expected["own_weight"]) > len(trained.own_weight)
+    for name, tensor in module.splade.mlm.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def test_a_teacher_with_larger_vectors_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = SimpleNamespace(config=SimpleNamespace(hidden_size=65))
+    monkeypatch.setattr("training.trainer.load_e5", lambda path: (teacher, None))
+    with pytest.raises(RunError, match=r"states have 64 dimensions, the teacher's vectors 65: go on without a teacher"):
+        train(going_on(run), tmp_path / "run")
+    assert start_stage(going_on(run, e5_path=""), tmp_path, *[cast(Any, None)] * 3)[1] == {}
+
+
+def test_what_was_wrong_can_be_put_right_in_the_same_run(run: Path, tmp_path: Path) -> None:
+    wrong = ModelConfig(start="checkpoint", checkpoint=str(tmp_path / "missing"))
+    with pytest.raises(RunError, match="no trained checkpoint there"):
+        train(going_on(run).model_copy(update={"model": wrong}), tmp_path / "run")
+    right = going_on(run, e5_path="")
+    train(right.model_copy(update={"train": right.train.model_copy(update={"steps": 1})}), tmp_path / "run")
+
+
+def test_no_training_starts_that_could_not_be_published(run: Path, tmp_path: Path) -> None:
+    command = ("run", RECIPE, "--run", str(tmp_path / "run"), "--store", str(tmp_path / "store"))
+    done = training(*command, "--pack", str(run / "packed"))
+    assert done.returncode == 1
+    assert "packed: exists already; remove it or name another directory for --pack" in done.stderr
+    done = training(*command, "--reference", str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def strict(recipe: Path) -> Path:
@@ -262,6 +344,17 @@ def test_a_worse_model_does_not_replace_the_incumbent(run: Path, artifact: Artif
     done = training(*command, "--alias", "canary")  # which stands for nothing yet
     assert done.returncode == 0, done.stderr[-3000:]
     assert (store.resolve("stable"), store.resolve("canary")) == ("incumbent", artifact.manifest.version)
+
+
+def test_a_vocabulary_that_outgrows_plain_ids_keeps_those_of_its_tokens(
+    run: Path, artifact: Artifact, tmp_path: Path
+) -> None:
+    publication = Publication(Store(str(run / "store")), ("stable",))
+    assert previous_token_ids(publication, tmp_path, 32_768) == {}
+    before = previous_token_ids(publication, tmp_path, 32_769)
+    never = set(artifact.manifest.never_emitted_ids)
+    vocabulary = AutoTokenizer.from_pretrained(artifact.path).get_vocab()
+    assert before == {token: i for token, i in vocabulary.items() if i not in never}
 
 
 def test_force_needs_a_reason(tmp_path: Path) -> None:

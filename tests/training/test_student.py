@@ -100,3 +100,9 @@ def test_without_skip_the_head_sees_no_token_itself_and_its_input_stays_what_it_
 def test_a_head_that_is_installed_without_skip_reaches_as_many_words() -> None:
     splade, _ = installed(skip=False)
     assert splade.mlm.head.skip.weight.abs().max() == 0
+    added = []
+    for i in range(0, 34, 2):
+        text = torch.tensor([[2, *range(5 + i, 11 + i), 46, 3]])
+        with torch.no_grad():
+            added.append(int((splade(text, torch.ones_like(text)) > 0).sum()) - 6)
+    assert sum(added) / len(added) == pytest.approx(2, abs=1)

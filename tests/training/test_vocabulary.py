@@ -15,6 +15,7 @@ from training.vocabulary import (
     SPECIAL_TOKENS,
     Roles,
     Segment,
+    analyse,
     assign_roles,
     build_pieces,
     build_tokenizer,
@@ -28,7 +29,7 @@ RECIPE = Path(__file__).parents[2] / "training" / "sample" / "recipe.toml"
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Roles]:
     config = load_config(RECIPE, data_root=RECIPE.parent)
     out = tmp_path_factory.mktemp("vocabulary")
-    build_vocabulary(vocabulary_texts(config), 1500, out, workers=1)
+    build_vocabulary(analyse(vocabulary_texts(config), workers=1), 1500, out)
     return Tokenizer.from_file(str(out / "tokenizer.json")), Roles.load(out / "roles.json")
 
 
