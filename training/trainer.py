@@ -23,7 +23,6 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from sparse_encoder.model import SpladeModel
-from training.allocator import keep_freed_memory
 from training.config import Config, RunError
 from training.data import TrainingData, load_training_data
 from training.e5 import DenseTeacher, load_e5
@@ -305,7 +304,6 @@ def _schedule(config: Config, total: int) -> Callable[[int], float]:
 
 def train(config: Config, run: Path) -> Path:
     """Run all stages that are not done yet; the directory of the trained checkpoint. Raises ``RunError``."""
-    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(config.train.threads)
     try:
