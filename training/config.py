@@ -113,9 +113,7 @@ class ModelConfig(Section):
     intermediate_size: int = 1536
     lexical_scale: float = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
     start_active: int = 160  #: expansions that fire for an average passage before training
-    skip: bool = (
-        False  #: whether a LexicalBert's head sees each token itself beside its state; it learns better without
-    )
+    skip: bool = False  #: whether a LexicalBert's head sees each token itself beside its state; better not
 
 
 class AlignConfig(Section):
