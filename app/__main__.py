@@ -12,7 +12,7 @@ from pydantic_settings import CliApp
 
 from app.main import create_app
 from app.settings import Settings
-from app.slow_clients import ImpatientProtocol
+from app.web.slow_clients import ImpatientProtocol
 
 
 def main() -> None:

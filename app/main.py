@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app import admin, api, info, tei
-from app.access import ApiKeys
-from app.api import Limits, Service
-from app.budget import measured_batch_tokens
-from app.checkpoints import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
-from app.conversion import open_model
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder as select_encoder
-from app.engine import Engine
+from app.engine.budget import measured_batch_tokens
+from app.engine.engine import Engine
 from app.errors import install_error_handlers
-from app.gates import Rules, check_lengths
-from app.lifecycle import Lifecycle
 from app.logs import configure_logging
 from app.metrics import Metrics
-from app.middleware import AccessMiddleware, RequestMiddleware
+from app.models.conversion import open_model
+from app.models.loaded import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
 from app.settings import Settings
-from app.stored import Source, Stored
-from app.versions import Versions
+from app.versions.gates import Rules, check_lengths
+from app.versions.resident import Versions
+from app.versions.stored import Source, Stored
+from app.web import admin, api, info, tei
+from app.web.access import ApiKeys
+from app.web.api import Limits, Service
+from app.web.lifecycle import Lifecycle
+from app.web.middleware import AccessMiddleware, RequestMiddleware
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.store import StoreError
@@ -136,7 +136,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
 
 def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
     try:
-        from app.tracing import TracingMiddleware, exporting_to
+        from app.web.tracing import TracingMiddleware, exporting_to
     except ModuleNotFoundError as error:
         raise SystemExit(f"--otlp-endpoint needs the extra otel ({error}): pip install -e '.[otel]'") from error
     provider = exporting_to(endpoint)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import transformers
 
-from app.checkpoints import check_golden, load_checkpoint
-from app.conversion import open_model
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.conversion import open_model
+from app.models.loaded import check_golden, load_checkpoint
 from sparse_encoder.artifact import Artifact
 from sparse_encoder.checkpoint.source import Choices
 from tests import foreign

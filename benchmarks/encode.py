@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from app.checkpoints import EMBEDDED
+from app.models.loaded import EMBEDDED
 from benchmarks import models, peer
 
 #: Tokens of each text, texts in a batch.

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from app.checkpoints import EMBEDDED
+from app.models.loaded import EMBEDDED
 from benchmarks import models
 from benchmarks.encode import Worker
 from benchmarks.load import Answer, body, closed_loop, open_loop, percentiles

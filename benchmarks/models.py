@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import EMBEDDED, default_cache_dir
+from app.models.loaded import EMBEDDED, default_cache_dir
 from sparse_encoder.artifact import MANIFEST, new_directory, read_manifest
 from sparse_encoder.packed import unpack
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.checkpoints import default_cache_dir
+from app.models.loaded import default_cache_dir
 
 REQUIREMENTS = [
     "torch==2.13.0",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.checkpoints import EMBEDDED
 from app.encoders.base import Encoder, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.loaded import EMBEDDED
 from benchmarks.models import CACHE
 from benchmarks.opensearch import read_set
 from sparse_encoder.packed import read_packed

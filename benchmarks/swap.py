@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from app.checkpoints import EMBEDDED
+from app.models.loaded import EMBEDDED
 from sparse_encoder.artifact import MANIFEST, read_artifact
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store

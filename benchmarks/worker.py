@@ -21,11 +21,11 @@ Encode = Callable[[list[str], int], object]
 
 
 def ours(directory: Path, precision: str) -> Encode:
-    from app.checkpoints import EMBEDDED, default_cache_dir
-    from app.conversion import open_model
     from app.encoders.base import TokenBatch
     from app.encoders.openvino_encoder import OpenVINOEncoder
     from app.encoders.select import cpu_flags, cpu_precision
+    from app.models.conversion import open_model
+    from app.models.loaded import EMBEDDED, default_cache_dir
     from sparse_encoder.checkpoint.source import Choices
     from sparse_encoder.tokenizer import Tokenizer
 

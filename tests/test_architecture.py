@@ -20,8 +20,16 @@ TORCH_MODULES = {
     "app.encoders.torch_encoder",
 }
 WEB = {"fastapi", "starlette", "uvicorn"}
-EDGE = {"app.admin", "app.api", "app.info", "app.main", "app.middleware", "app.tei", "app.tracing"}
-FROM_A_STORE = {"app.loading", "app.pins", "app.stored", "app.swap"}
+EDGE = {
+    "app.web.admin",
+    "app.web.api",
+    "app.web.info",
+    "app.main",
+    "app.web.middleware",
+    "app.web.tei",
+    "app.web.tracing",
+}
+FROM_A_STORE = {"app.versions.loading", "app.versions.requested", "app.versions.stored", "app.versions.swap"}
 EMBEDDED = ROOT / "app" / "embedded"  # a published model; the code in it is for other software
 FORBIDDEN = {  # package or module -> what it must not import
     "sparse_encoder": {"app", "training", "pydantic", *WEB},
@@ -40,58 +48,126 @@ FORBIDDEN = {  # package or module -> what it must not import
     **{
         f"app/{leaf}.py": {"app"}
         for leaf in (
-            "access",
-            "client",
             "errors",
-            "lifecycle",
             "logs",
-            "memory",
             "metrics",
-            "schemas",
             "settings",
-            "wire",
+            "models/memory",
+            "models/wire",
+            "web/access",
+            "web/lifecycle",
+            "web/schemas",
         )
     },
     # The command line for OpenSearch talks to the service over HTTP, like anybody.
     "app/opensearch": {
-        *(*EDGE, *FROM_A_STORE, "app.batching", "app.encoders.openvino_encoder", "app.engine", "app.lifecycle"),
-        *("app.metrics", "app.settings", "app.versions", "app.wire"),
+        *(
+            *EDGE,
+            *FROM_A_STORE,
+            "app.engine.batching",
+            "app.encoders.openvino_encoder",
+            "app.engine.engine",
+            "app.web.lifecycle",
+        ),
+        *("app.metrics", "app.settings", "app.versions.resident", "app.models.wire"),
     },
     "app/opensearch/plan.py": {"httpx", "socket", "time", "app.opensearch.cluster", "app.opensearch.runner"},
-    "app/batching.py": {"app", "asyncio", "threading", "time"},
-    "app/encoders": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
-    "app/conversion.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
-    "app/checkpoints.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
-    "app/versions.py": {*EDGE, *FROM_A_STORE, "app.engine"},
-    "app/engine.py": {*EDGE, *FROM_A_STORE, "app.versions", "app.schemas"},
+    "app/engine/batching.py": {"app", "asyncio", "threading", "time"},
+    "app/encoders": {*EDGE, *FROM_A_STORE, "app.models.loaded", "app.engine.engine", "app.versions.resident"},
+    "app/models/conversion.py": {*EDGE, *FROM_A_STORE, "app.engine.engine", "app.versions.resident"},
+    "app/models/loaded.py": {*EDGE, *FROM_A_STORE, "app.engine.engine", "app.versions.resident"},
+    "app/versions/resident.py": {*EDGE, *FROM_A_STORE, "app.engine.engine"},
+    "app/engine/engine.py": {*EDGE, *FROM_A_STORE, "app.versions.resident", "app.web.schemas"},
     # Serving from a store: gates and the watcher know nothing of each other or of who uses them.
-    "app/gates.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions", "sparse_encoder.store"},
-    "app/watcher.py": {*EDGE, *FROM_A_STORE, "app.checkpoints", "app.engine", "app.versions"},
-    "app/loading.py": {*EDGE, "app.engine", "app.pins", "app.stored", "app.swap", "app.watcher"},
-    "app/swap.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.pins", "app.stored"},
-    "app/pins.py": {*EDGE, "app.encoders", "app.engine", "app.gates", "app.stored", "app.swap"},
-    "app/stored.py": {*EDGE, "app.engine"},
-    "app/middleware.py": {"app.admin", "app.api", "app.engine", "app.main"},
-    "app/slow_clients.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
-    "app/tracing.py": {"app.admin", "app.api", "app.engine", "app.main", "app.middleware", *FROM_A_STORE},
-    "app/bodies.py": {*EDGE, *FROM_A_STORE, "app.engine", "app.versions"},
-    "app/info.py": {"app.admin", "app.encoders", "app.main", "app.middleware", "app.tei"},
-    "app/tei.py": {"app.admin", "app.encoders", "app.engine", "app.info", "app.main", "app.middleware"},
-    "app/api.py": {"app.info", "app.tei", "app.admin", "app.batching", "app.encoders", "app.main", "app.middleware"},
-    "app/admin.py": {"app.encoders", "app.engine", "app.main", "app.middleware"},
+    "app/versions/gates.py": {
+        *EDGE,
+        *FROM_A_STORE,
+        "app.engine.engine",
+        "app.versions.resident",
+        "sparse_encoder.store",
+    },
+    "app/versions/watching.py": {
+        *EDGE,
+        *FROM_A_STORE,
+        "app.models.loaded",
+        "app.engine.engine",
+        "app.versions.resident",
+    },
+    "app/versions/loading.py": {
+        *EDGE,
+        "app.engine.engine",
+        "app.versions.requested",
+        "app.versions.stored",
+        "app.versions.swap",
+        "app.versions.watching",
+    },
+    "app/versions/swap.py": {
+        *EDGE,
+        "app.encoders",
+        "app.engine.engine",
+        "app.versions.gates",
+        "app.versions.requested",
+        "app.versions.stored",
+    },
+    "app/versions/requested.py": {
+        *EDGE,
+        "app.encoders",
+        "app.engine.engine",
+        "app.versions.gates",
+        "app.versions.stored",
+        "app.versions.swap",
+    },
+    "app/versions/stored.py": {*EDGE, "app.engine.engine"},
+    "app/web/middleware.py": {"app.web.admin", "app.web.api", "app.engine.engine", "app.main"},
+    "app/web/slow_clients.py": {
+        "app.web.admin",
+        "app.web.api",
+        "app.engine.engine",
+        "app.main",
+        "app.web.middleware",
+        *FROM_A_STORE,
+    },
+    "app/web/tracing.py": {
+        "app.web.admin",
+        "app.web.api",
+        "app.engine.engine",
+        "app.main",
+        "app.web.middleware",
+        *FROM_A_STORE,
+    },
+    "app/web/bodies.py": {*EDGE, *FROM_A_STORE, "app.engine.engine", "app.versions.resident"},
+    "app/web/info.py": {"app.web.admin", "app.encoders", "app.main", "app.web.middleware", "app.web.tei"},
+    "app/web/tei.py": {
+        "app.web.admin",
+        "app.encoders",
+        "app.engine.engine",
+        "app.web.info",
+        "app.main",
+        "app.web.middleware",
+    },
+    "app/web/api.py": {
+        "app.web.info",
+        "app.web.tei",
+        "app.web.admin",
+        "app.engine.batching",
+        "app.encoders",
+        "app.main",
+        "app.web.middleware",
+    },
+    "app/web/admin.py": {"app.encoders", "app.engine.engine", "app.main", "app.web.middleware"},
 }
 MODULES_OF_THE_WEB = {
     "app/__main__.py",
     "app/main.py",
-    "app/admin.py",
-    "app/api.py",
-    "app/bodies.py",
-    "app/info.py",
-    "app/tei.py",
+    "app/web/admin.py",
+    "app/web/api.py",
+    "app/web/bodies.py",
+    "app/web/info.py",
+    "app/web/tei.py",
     "app/errors.py",
-    "app/middleware.py",
-    "app/slow_clients.py",
-    "app/tracing.py",
+    "app/web/middleware.py",
+    "app/web/slow_clients.py",
+    "app/web/tracing.py",
 }
 MODULES_THAT_KNOW_THE_SETTINGS = {"app/__main__.py", "app/main.py"}
 MOST_LINES = 400
@@ -220,7 +296,7 @@ def test_starting_the_service_loads_traces_and_stores_only_if_asked_for() -> Non
 
 
 def test_the_client_needs_nothing_of_the_service() -> None:
-    loaded = {module.split(".")[0] for module in modules_loaded_by("app.client")}
+    loaded = {module.split(".")[0] for module in modules_loaded_by("app.client", "sparse_encoder.client")}
     assert loaded & {"fastapi", "numpy", "openvino", "prometheus_client", "pydantic", "tokenizers", "uvicorn"} == set()
 
 

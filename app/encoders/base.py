@@ -1,6 +1,6 @@
 """The contract of an encoder: token ids in, sparse vectors out. Nothing dense leaves it.
 
-`tests/app/test_encoder_contract.py` is the contract as tests; every implementation runs them.
+`tests/app/encoders/test_encoder_contract.py` is the contract as tests; every implementation runs them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from app.checkpoints import CheckpointError, open_artifact
+from app.models.loaded import CheckpointError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.facts import OpenSearchError

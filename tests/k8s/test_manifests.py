@@ -16,9 +16,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.api import router
 from app.metrics import Metrics
 from app.settings import Settings
+from app.web.api import router
 
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())

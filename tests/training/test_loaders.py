@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from app.checkpoints import load_checkpoint
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.loaded import load_checkpoint
 from sparse_encoder.artifact import Artifact, read_artifact, read_manifest, write_artifact
 from tests.training.ways import check_ways
 from training.card import model_card

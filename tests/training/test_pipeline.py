@@ -18,8 +18,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
 
-from app.checkpoints import load_checkpoint
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.loaded import load_checkpoint
 from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM

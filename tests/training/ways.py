@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sentence_transformers.sparse_encoder import SparseEncoder
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from app.checkpoints import check_golden, load_checkpoint
 from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.loaded import check_golden, load_checkpoint
 from sparse_encoder.artifact import Artifact
 from tests.tiny import SENTENCES, dense
 

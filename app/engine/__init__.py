@@ -1,0 +1,1 @@
+"""From texts to vectors: admission, the queue, batches, the thread that encodes."""

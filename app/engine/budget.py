@@ -1,0 +1,43 @@
+"""How many tokens one encoder run should have: measured, since it depends on the model and on the machine."""
+
+from __future__ import annotations
+
+import time
+from itertools import cycle, islice
+
+from app.encoders.base import OutOfMemory, TokenBatch
+from app.models.loaded import Checkpoint
+
+TEXTS, TOKENS_A_TEXT = 4, 64
+#: A query that arrives waits for the run that is on: half of this on average.
+SECONDS = 0.15
+LEAST, MOST = 256, 16_384
+
+
+def measured_batch_tokens(checkpoint: Checkpoint) -> int:
+    """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has.
+
+    Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
+    """
+    manifest = checkpoint.manifest
+    longest = max(manifest.max_length_document, manifest.max_length_query)
+    length = min(TOKENS_A_TEXT, longest)
+    (probe,) = checkpoint.tokenizer.encode_batch([checkpoint.probe], longest)
+    text = list(islice(cycle(probe.ids), length))  # of real words: an encoder may pass over what is none
+    batch = TokenBatch.pad([text] * TEXTS, checkpoint.tokenizer.pad_id)
+    try:
+        checkpoint.encoder.encode(batch)
+        started = time.perf_counter()
+        checkpoint.encoder.encode(batch)
+        tokens_a_second = TEXTS * length / (time.perf_counter() - started)
+    except OutOfMemory:
+        return max(longest, LEAST)
+    return max(longest, choose_batch_tokens(tokens_a_second))
+
+
+def choose_batch_tokens(tokens_a_second: float) -> int:
+    """The power of two below what is computed in `SECONDS`, from `LEAST` to `MOST`; larger ones gain nothing more."""
+    tokens = LEAST
+    while tokens < MOST and 2 * tokens <= tokens_a_second * SECONDS:
+        tokens *= 2
+    return tokens

@@ -1,0 +1,96 @@
+"""Requests and their texts on the way through the engine. Only the event loop changes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.models.loaded import Checkpoint
+from sparse_encoder.vector import SparseVector
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The texts of one request that wait for the encoder."""
+
+    checkpoint: Checkpoint
+    done: asyncio.Future[None]
+    vectors: list[SparseVector]
+    missing: int  #: texts without a vector yet
+    encode_seconds: float = 0.0
+    abandoned: bool = False
+    entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One text in the queue, and who waits for its vector: identical texts are computed once."""
+
+    checkpoint: Checkpoint
+    ids: tuple[int, ...] = field(repr=False)
+    is_query: bool
+    waiters: list[tuple[Job, int]]  #: a job, and the place of the text in it
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def abandoned(self) -> bool:
+        return all(job.abandoned for job, _ in self.waiters)
+
+
+class Pending:
+    """The entries that are queued or being encoded."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, bool, tuple[int, ...]], Entry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
+        """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
+        key = (job.checkpoint.version, is_query, ids)
+        entry = self._entries.get(key)
+        if entry is not None and entry.checkpoint is job.checkpoint:
+            entry.waiters.append((job, index))
+            return entry, False
+        self._entries[key] = entry = Entry(job.checkpoint, ids, is_query, [(job, index)])
+        return entry, True
+
+    def remove(self, entry: Entry) -> None:
+        key = (entry.checkpoint.version, entry.is_query, entry.ids)
+        if self._entries.get(key) is entry:
+            del self._entries[key]
+
+
+class QueryCache:
+    """Vectors of the most recently asked queries, by version and text."""
+
+    LONGEST = 256  #: characters; longer ones are hardly asked twice
+
+    def __init__(self, size: int) -> None:
+        """`size`: vectors kept at most; 0 keeps none."""
+        self._size = size
+        self._vectors: OrderedDict[tuple[str, str], tuple[SparseVector, int]] = OrderedDict()
+
+    def get(self, version: str, text: str) -> tuple[SparseVector, int] | None:
+        """The vector, and how many tokens the text has."""
+        found = self._vectors.get((version, text))
+        if found is not None:
+            self._vectors.move_to_end((version, text))
+        return found
+
+    def put(self, version: str, text: str, vector: SparseVector, tokens: int) -> None:
+        if not self._size or len(text) > self.LONGEST:
+            return
+        self._vectors[version, text] = (vector, tokens)
+        self._vectors.move_to_end((version, text))
+        if len(self._vectors) > self._size:
+            self._vectors.popitem(last=False)

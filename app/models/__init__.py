@@ -1,0 +1,1 @@
+"""What a directory becomes before anything is encoded with it: opened, converted, loaded, checked."""

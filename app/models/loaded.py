@@ -1,0 +1,178 @@
+"""From a directory on disk to something that encodes: verify, load, and reproduce the golden vectors, or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+import numpy as np
+
+from app.encoders.base import Encoder, TokenBatch
+from app.models.wire import DottedTokens, Keys, keys_of_formats
+from sparse_encoder.artifact import (
+    TOKENIZER,
+    Artifact,
+    GoldenVector,
+    InputType,
+    Manifest,
+    read_artifact,
+)
+from sparse_encoder.packed import read_packed
+from sparse_encoder.query_tokens import QueryTokens
+from sparse_encoder.token_ids import read_token_ids
+from sparse_encoder.tokenizer import Tokenizer
+from sparse_encoder.vector import SparseVector
+
+GOLDEN_AT_ONCE = 8  #: golden texts of about one length in one run: each run has a price, and so has padding
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+
+
+class CheckpointError(Exception):
+    """The checkpoint must not be served. The message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A model that is loaded and known to compute what its publisher computed."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    encoder: Encoder
+    query_tokens: QueryTokens | None  #: for queries without the encoder, if the artifact has them
+    keys: Mapping[str, Keys]  #: of the answers, by `sparse_embedding_format`
+    golden: tuple[GoldenVector, ...]
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def probe(self) -> str:
+        """A text whose vector is not empty, so that it reaches the encoder."""
+        return next(golden.text for golden in self.golden if golden.ids)
+
+    def max_length(self, input_type: InputType) -> int:
+        """In tokens, special ones included; what is beyond is cut off."""
+        return self.manifest.max_length_query if input_type == "query" else self.manifest.max_length_document
+
+    def vector(self, text: str, input_type: InputType) -> SparseVector:
+        """The vector of one text, in the calling thread, past the queue of the service."""
+        (tokenised,) = self.tokenizer.encode_batch([text], self.max_length(input_type))
+        if not tokenised.content_tokens:
+            return SparseVector.from_pairs([], [])
+        return self.encoder.encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
+
+
+def load_checkpoint(
+    artifact: Artifact, build_encoder: Callable[[Artifact], Encoder], dotted_tokens: DottedTokens = "drop"
+) -> Checkpoint:
+    """`artifact` in memory, not yet known to compute what it should: see `check_golden`.
+
+    :raises EncoderError: if the encoder cannot run it.
+    :raises ArtifactError: if a table beside its weights is wrong.
+    :raises CheckpointError: if its tokenizer is wrong, or it has no golden vector to check.
+    """
+    # The encoder takes longest, mostly outside of Python: what else must be read is read meanwhile.
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
+        encoder = pool.submit(build_encoder, artifact)
+        tokenizer = _read_tokenizer(artifact)
+        golden = tuple(artifact.golden())
+        if not any(vector.ids for vector in golden):
+            raise CheckpointError(
+                f"every golden vector of {artifact.manifest.version} is empty: publish the model again"
+            )
+        query_tokens = QueryTokens.read(artifact.path, len(tokenizer.vocabulary))
+        keys = keys_of_formats(tokenizer.vocabulary, read_token_ids(artifact.path), dotted_tokens)
+        return Checkpoint(
+            manifest=artifact.manifest,
+            tokenizer=tokenizer,
+            encoder=encoder.result(),
+            query_tokens=query_tokens,
+            keys=keys,
+            golden=golden,
+        )
+
+
+def _read_tokenizer(artifact: Artifact) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
+    except ValueError as error:
+        raise CheckpointError(f"the tokenizer of {artifact.manifest.version} cannot be used: {error}") from error
+    if len(tokenizer.vocabulary) != artifact.manifest.vocabulary_size:
+        raise CheckpointError(
+            f"tokenizer.json has {len(tokenizer.vocabulary)} tokens, the manifest says "
+            f"{artifact.manifest.vocabulary_size}: publish the model again"
+        )
+    return tokenizer
+
+
+def check_golden(checkpoint: Checkpoint) -> None:
+    """Encodes every golden text, which also warms the encoder.
+
+    :raises CheckpointError: if a vector differs from what the publisher's code computed.
+    """
+    lines = sorted(enumerate(checkpoint.golden, start=1), key=lambda numbered: len(numbered[1].text))
+    for start in range(0, len(lines), GOLDEN_AT_ONCE):
+        together = lines[start : start + GOLDEN_AT_ONCE]
+        vectors = _vectors(checkpoint, [golden for _, golden in together])
+        for (line, golden), vector in zip(together, vectors, strict=True):
+            _check_golden(checkpoint, golden, vector, line)
+
+
+def default_cache_dir() -> Path:
+    """In the user's home, or for a user without one where temporary files go."""
+    try:
+        return Path.home() / ".cache" / "sparse-encoder"
+    except RuntimeError:
+        return Path(gettempdir()) / "sparse-encoder"
+
+
+def open_artifact(model: Path | None) -> Artifact:
+    """The artifact at `model`, or else the one that the package carries; verified.
+
+    :raises ArtifactError: if the artifact is incomplete or changed.
+    :raises CheckpointError: if there is no model at all.
+    """
+    if model:
+        return read_artifact(model)
+    if not EMBEDDED.is_dir():
+        raise CheckpointError("this installation carries no model: give one with --model DIRECTORY")
+    return read_packed(EMBEDDED)
+
+
+def _vectors(checkpoint: Checkpoint, together: Sequence[GoldenVector]) -> list[SparseVector]:
+    tokenised = [
+        checkpoint.tokenizer.encode_batch([golden.text], checkpoint.max_length(golden.input_type))[0]
+        for golden in together
+    ]
+    vectors = [SparseVector.from_pairs([], []) for _ in together]
+    full = [index for index, text in enumerate(tokenised) if text.content_tokens]
+    if full:
+        batch = TokenBatch.pad([tokenised[index].ids for index in full], checkpoint.tokenizer.pad_id)
+        for index, vector in zip(full, checkpoint.encoder.encode(batch), strict=True):
+            vectors[index] = vector
+    return vectors
+
+
+def _check_golden(checkpoint: Checkpoint, golden: GoldenVector, vector: SparseVector, line: int) -> None:
+    vocabulary, manifest = checkpoint.tokenizer.vocabulary, checkpoint.manifest
+    expected = np.zeros(len(vocabulary), np.float32)
+    expected[list(golden.ids)] = golden.weights
+    difference = -expected
+    difference[vector.ids] += vector.weights
+    worst = int(np.abs(difference).argmax())
+    if rounding := checkpoint.encoder.rounding:
+        length = float(np.linalg.norm(expected)) or 1.0
+        fits, tolerance = float(np.linalg.norm(difference)) <= rounding * length, rounding * length
+    else:
+        fits, tolerance = abs(difference[worst]) <= manifest.golden_tolerance, manifest.golden_tolerance
+    if not fits:
+        raise CheckpointError(
+            f"{manifest.version} does not reproduce line {line} of its golden.jsonl: the weight of "
+            f"{vocabulary[worst]!r} is {difference[worst]:+.2g} off, the tolerance is {tolerance:.2g}. "
+            "Its tokenizer, its weights or this software are not those it was published with: publish it again"
+            + (f", or see whether --precision f32 serves it; now it is {checkpoint.encoder.device}" if rounding else "")
+        )

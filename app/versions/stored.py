@@ -1,0 +1,84 @@
+"""The parts that serve from a store, put together, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from app.encoders.base import Encoder
+from app.metrics import Metrics
+from app.models.wire import DottedTokens
+from app.versions.gates import Rules
+from app.versions.loading import Loader
+from app.versions.requested import Pins
+from app.versions.resident import Versions
+from app.versions.swap import Swapper
+from app.versions.watching import Watcher
+from sparse_encoder.artifact import Artifact
+from sparse_encoder.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is served from where; `Settings` explains each."""
+
+    url: str
+    alias: str
+    poll_seconds: float
+    cache_dir: Path
+    request_timeout_seconds: float
+    dotted_tokens: DottedTokens
+    rules: Rules
+
+
+class Stored:
+    """`start`, then use the parts, then `stop`; all on one event loop."""
+
+    def __init__(
+        self, source: Source, build_encoder: Callable[[Artifact], Encoder], versions: Versions, metrics: Metrics
+    ) -> None:
+        """:raises StoreError: if there is no such kind of store."""
+        store = Store(source.url)
+        self._versions = versions
+        self.watcher = Watcher(store, source.poll_seconds, _instance(), self._held, metrics)
+        loader = Loader(store, source.cache_dir, build_encoder, source.dotted_tokens, source.rules, versions, metrics)
+        self.swapper = Swapper(source.alias, versions, loader, self.watcher, metrics)
+        self.pins = Pins(source.alias, versions, loader, self.watcher, source.request_timeout_seconds)
+        self._loader = loader
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Serves a version and begins to watch; raises as `Swapper.start`."""
+        await self.swapper.start()
+        self._tasks = [asyncio.create_task(self.watcher.run()), asyncio.create_task(self.swapper.run())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._loader.stop()
+        await self.watcher.stop()
+
+    def describe(self) -> dict[str, object]:
+        """For `/info` and the answers of `/admin`."""
+        failure = self.swapper.failure
+        return {
+            "resident": self._held(),
+            "aliases": {name: alias.version for name, alias in self.watcher.snapshot.aliases.items()},
+            "follows": self.swapper.alias,
+            "last_failure": asdict(failure) if failure else None,
+            "store_error": self.watcher.error,
+        }
+
+    def _held(self) -> list[str]:
+        return [resident.version for resident in self._versions.residents()]
+
+
+def _instance() -> str:
+    """The name of this process in the store."""
+    return re.sub(r"[^\w.-]", "-", f"{socket.gethostname()[:100]}-{os.getpid()}", flags=re.ASCII).lstrip("._-")

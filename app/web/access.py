@@ -1,0 +1,109 @@
+"""Who may ask: API keys, of which the service knows the SHA-256 only.
+
+    python -m app.access NAME
+
+makes a key for the client NAME: the key itself for the client, and the line `NAME:SHA256` for the service. Keys made so
+have 256 random bits, which is why a plain hash is enough; a password would need a slow one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ENTRY = re.compile(r"(?P<name>[\w.-]{1,64}):(?P<sha256>[0-9a-f]{64})", re.ASCII)
+POLL_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class ApiKeys:
+    """The clients that may ask, from a setting and from a file that is read again when it changes."""
+
+    def __init__(self, entries: str, file: Path | None) -> None:
+        """`entries`: `NAME:SHA256` each, separated by commas or white space; the same in `file`, `#` begins a comment.
+
+        :raises ValueError: if an entry is wrong, or the file cannot be read.
+        """
+        self._given = _parse(entries, "the API keys")
+        self._file = file
+        self._content: str | None = None
+        self._read: Mapping[str, str] = {}
+        self.reload()
+
+    @property
+    def required(self) -> bool:
+        """Whether anyone has to show a key. A file without an entry lets nobody in."""
+        return bool(self._given) or self._file is not None
+
+    def client(self, authorization: str) -> str | None:
+        """The name of the client with this `Authorization` header; None for a key that is missing or wrong.
+
+        Takes the same time for every wrong key.
+        """
+        given = hashlib.sha256(authorization.removeprefix("Bearer ").encode("utf-8", "replace")).hexdigest()
+        found = None
+        for name, sha256 in (*self._given.items(), *self._read.items()):
+            if hmac.compare_digest(given, sha256):
+                found = name
+        return found if authorization.startswith("Bearer ") else None
+
+    def reload(self) -> None:
+        """Reads the file.
+
+        :raises ValueError: if it cannot be read or has a wrong entry; the keys stay what they were.
+        """
+        if self._file is None:
+            return
+        try:
+            content = self._file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the file of API keys {self._file} cannot be read: {error}") from error
+        if content != self._content:
+            without_comments = re.sub("#.*", "", content)
+            self._read = _parse(without_comments, str(self._file))
+            self._content = content
+            log.info("%d API keys in %s", len(self._read), self._file)
+
+    async def watch(self) -> None:
+        """Follows the file, if there is one, until cancelled."""
+        told = ""
+        while self._file:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await asyncio.to_thread(self.reload)
+                told = ""
+            except ValueError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.error("the API keys stay as they were: %s", error)
+
+
+def _parse(entries: str, where: str) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for number, entry in enumerate(re.split(r"[\s,]+", entries.strip()) if entries.strip() else [], start=1):
+        found = ENTRY.fullmatch(entry)
+        if not found:  # not shown: it may be a key that somebody forgot to hash
+            raise ValueError(
+                f"entry {number} of {where} is not NAME:SHA256 (64 hexadecimal digits): "
+                "`python -m app.access NAME` makes one"
+            )
+        if found["name"] in keys:
+            raise ValueError(f"{where} have two keys of {found['name']}: give the second another name")
+        keys[found["name"]] = found["sha256"]
+    return keys
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not ENTRY.fullmatch(f"{sys.argv[1]}:{'0' * 64}"):
+        sys.exit("usage: python -m app.access NAME   (letters, digits, . _ -; says a new key and its entry)")
+    key = secrets.token_urlsafe(32)
+    entry = f"{sys.argv[1]}:{hashlib.sha256(key.encode()).hexdigest()}"
+    print(f"key, for the client:    {key}\nentry, for the service: {entry}")  # noqa: T201

@@ -1,0 +1,105 @@
+"""Around every request: its id, its line in the log, its count, and `Connection: close` once the service drains; and
+whether its client may ask."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, error_response, error_types
+from app.logs import request_id
+from app.metrics import Metrics
+from app.web.access import ApiKeys
+from app.web.lifecycle import Lifecycle
+
+#: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
+OPEN_PATHS = {"/livez", "/readyz", "/health", "/metrics"}
+ADMIN = "/admin/"
+#: Their requests are logged, others for debugging only.
+ENCODING = {"/encode", "/embed_sparse"}
+#: Key of the ASGI scope for the name of the client whose API key was shown.
+CLIENT = "sparse_encoder.client"
+SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+class RequestMiddleware:
+    """A client's own `X-Request-Id` is kept, if it is safe to log."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle, metrics: Metrics) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        for type_ in error_types():
+            metrics.refusals.labels(type_)  # a rate needs the zero before the first one
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        identifier = given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id.set(identifier)
+        status = 500  # unless an answer starts, an exception is on its way to the handler outside
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = identifier
+                if self._lifecycle.draining:
+                    headers["Connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", "other")  # only known paths: each one is a time series
+            seconds = time.perf_counter() - started
+            self._metrics.requests.labels(path, status).inc()
+            self._metrics.request_seconds.labels(path).observe(seconds)
+            fields = {
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "milliseconds": round(seconds * 1000, 2),
+            }
+            if client := scope.get(CLIENT):
+                fields["client"] = client
+            if status >= 400:
+                fields["error"] = scope.get(ERROR_TYPE, EncodingFailed.type)
+                self._metrics.refusals.labels(fields["error"]).inc()
+            log.log(logging.INFO if path in ENCODING else logging.DEBUG, "request", extra={"fields": fields})
+
+
+class AccessMiddleware:
+    """Answers 401 to everything but `OPEN_PATHS` unless an API key is shown; before a byte of a body is read."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys.required and not self._is_open(scope["path"]):
+            client = self._keys.client(Headers(scope=scope).get("authorization", ""))
+            if client is None:
+                scope[ERROR_TYPE] = Unauthorized.type
+                message = 'the API key is missing or wrong: send "Authorization: Bearer KEY"'
+                refusal = error_response(Unauthorized.status, Unauthorized.type, message, headers=Unauthorized.headers)
+                await refusal(scope, receive, send)
+                return
+            scope[CLIENT] = client
+        await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_open(path: str) -> bool:
+        return path in OPEN_PATHS or path.startswith(ADMIN)

@@ -1,0 +1,340 @@
+"""The engine with a real tokenizer and a real encoder that the test holds and releases."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.engine.engine import Encoded, Engine
+from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.metrics import Metrics
+from app.models.loaded import Checkpoint, load_checkpoint
+from sparse_encoder.artifact import InputType, read_artifact
+from tests.app.conftest import openvino
+from tests.app.controlled import ControlledEncoder
+from tests.tiny import SENTENCES, publish
+
+
+@pytest.fixture
+def encoder(tiny_artifact: Path) -> ControlledEncoder:
+    return ControlledEncoder(openvino(read_artifact(tiny_artifact)))
+
+
+@pytest.fixture
+def checkpoint(tiny_artifact: Path, encoder: ControlledEncoder) -> Checkpoint:
+    return load_checkpoint(read_artifact(tiny_artifact), lambda _: encoder)
+
+
+class OneCheckpoint(Engine):
+    """Most tests have one."""
+
+    def __init__(self, checkpoint: Checkpoint, timeout: float = 50.0) -> None:
+        super().__init__(
+            Metrics(),
+            max_batch_tokens=64,
+            max_texts_in_flight=10,
+            request_timeout_seconds=timeout,
+            query_cache_size=4,
+        )
+        self.checkpoint = checkpoint
+
+    async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoded:
+        return await self.encode(self.checkpoint, texts, input_type)
+
+
+@pytest.fixture
+async def engine(checkpoint: Checkpoint, encoder: ControlledEncoder) -> AsyncIterator[OneCheckpoint]:
+    made = OneCheckpoint(checkpoint)
+    made.start()
+    yield made
+    encoder.release()
+    await made.stop()
+
+
+def start(engine: OneCheckpoint, *texts: str, query: bool = False) -> asyncio.Task[Encoded]:
+    return asyncio.create_task(engine.vectors(texts, "query" if query else "document"))
+
+
+async def queued(engine: Engine, count: int) -> None:
+    """Returns when `count` texts wait for the encoder."""
+    while len(engine._queue) != count:  # noqa: ASYNC110 - tokenising threads fill the queue, it has no event
+        await asyncio.sleep(0)
+
+
+async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: OneCheckpoint) -> None:
+    texts = [SENTENCES[0], "나", SENTENCES[1], "a", " ".join(SENTENCES)]
+    together = await engine.vectors(texts, "document")
+    for text, vector in zip(texts, together.vectors, strict=True):
+        (alone,) = (await engine.vectors([text], "document")).vectors
+        np.testing.assert_array_equal(vector.ids, alone.ids)
+        np.testing.assert_allclose(vector.weights, alone.weights, rtol=0, atol=1e-4)
+
+
+async def test_blank_texts_get_empty_vectors_without_the_encoder(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    encoded = await engine.vectors(["", " \n\t", "\u200b"], "document")
+    assert [len(vector) for vector in encoded.vectors] == [0, 0, 0]
+    assert (encoder.batches, encoded.tokens) == ([], 0)
+
+
+async def test_queries_overtake_documents_that_wait(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    document = start(engine, SENTENCES[0])
+    await queued(engine, 1)
+    query = start(engine, "손해배상", query=True)
+    await queued(engine, 2)
+    encoder.release()
+    await asyncio.gather(running, document, query)
+    assert [len(batch[0]) for batch in encoder.batches[1:]] == [query.result().tokens, document.result().tokens]
+
+
+async def test_requests_that_wait_together_share_a_batch(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = [start(engine, text) for text in "가나다라"]
+    await queued(engine, 4)
+    encoder.release()
+    await asyncio.gather(running, *waiting)
+    assert [len(batch) for batch in encoder.batches] == [1, 4]
+
+
+async def test_an_abandoned_request_is_never_computed(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    gone, stays = start(engine, "손해배상", "인공지능"), start(engine, "나")
+    await queued(engine, 3)
+    gone.cancel()
+    await asyncio.wait([gone])
+    encoder.release()
+    await asyncio.gather(running, stays)
+    assert [len(batch) for batch in encoder.batches] == [1, 1]
+    assert engine.texts_in_flight == 0
+
+
+async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    accepted = start(engine, *"가나다라마바사")
+    await encoder.entered()
+    with pytest.raises(Overloaded, match="7 texts are in flight and 4 more would exceed 10"):
+        await engine.vectors(list("abcd"), "document")
+    encoder.release()
+    assert len((await accepted).vectors) == 7
+    assert len((await engine.vectors(list("abcd"), "document")).vectors) == 4
+
+
+async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    encoder.fails = True
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = [start(engine, "나", "다"), start(engine, SENTENCES[0])]
+    await queued(engine, 3)
+    encoder.release()
+    outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EncodingFailed] * 3
+    with pytest.raises(EncodingFailed):
+        await engine.check(engine.checkpoint)
+    encoder.fails = False
+    await engine.check(engine.checkpoint)
+    assert len((await engine.vectors(["손해배상"], "query")).vectors[0])
+
+
+async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint, encoder: ControlledEncoder) -> None:
+    engine = OneCheckpoint(checkpoint, timeout=0.001)
+    engine.start()
+    encoder.hold()
+    with pytest.raises(Unavailable, match=r"not encoded within 0\.001 s"):
+        await engine.vectors(["손해배상"], "document")
+    assert engine.texts_in_flight == 0
+    encoder.release()
+    await engine.stop()
+
+
+async def test_stop_answers_what_waits_and_refuses_what_comes_later(
+    checkpoint: Checkpoint, encoder: ControlledEncoder
+) -> None:
+    engine = OneCheckpoint(checkpoint)
+    engine.start()
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = start(engine, SENTENCES[0])
+    await queued(engine, 1)
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="stopping"):
+        await engine.vectors(["나"], "document")
+    encoder.release()
+    await stopping
+    assert all(len(encoded.vectors) == 1 for encoded in await asyncio.gather(running, waiting))
+
+
+async def test_a_batch_never_has_two_checkpoints_and_each_answer_is_of_its_own(
+    engine: OneCheckpoint, encoder: ControlledEncoder, tmp_path: Path
+) -> None:
+    artifact = read_artifact(publish(tmp_path / "other", "tiny-v2", bias_shift=0.5))
+    other = ControlledEncoder(openvino(artifact))
+    second = load_checkpoint(artifact, lambda _: other)
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    mine = [start(engine, text) for text in "가나"]
+    theirs = [asyncio.create_task(engine.encode(second, [text], "document")) for text in "가나"]
+    await queued(engine, 4)
+    encoder.release()
+    await asyncio.gather(running, *mine, *theirs)
+    assert [len(batch) for batch in encoder.batches] == [1, 2]
+    assert [len(batch) for batch in other.batches] == [2]
+    for ours, others, text in zip(mine, theirs, "가나", strict=True):
+        for task, checkpoint in ((ours, engine.checkpoint), (others, second)):
+            (vector,) = task.result().vectors
+            np.testing.assert_allclose(vector.weights, checkpoint.vector(text, "document").weights, atol=1e-4)
+        assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], 0.01)
+
+
+async def test_the_idle_engine_keeps_no_checkpoint_in_memory(engine: OneCheckpoint, tmp_path: Path) -> None:
+    artifact = read_artifact(publish(tmp_path / "other", "tiny-v2"))
+    checkpoint = load_checkpoint(artifact, openvino)
+    gone = weakref.ref(checkpoint.encoder)
+    gc.disable()  # reference counts must do it: a collection comes too late for a model of hundreds of megabytes
+    try:
+        await engine.encode(checkpoint, ["손해배상"], "document")
+        del checkpoint
+        while gone():  # noqa: ASYNC110 - the encoder's thread has it for a moment
+            await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
+
+
+async def test_identical_texts_in_flight_are_computed_once(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상", "손해배상")
+    await queued(engine, 1)
+    second = start(engine, "손해배상", "인공지능")
+    await queued(engine, 2)
+    encoder.release()
+    await asyncio.gather(running, first, second)
+    assert [len(batch) for batch in encoder.batches] == [1, 2]
+    vectors = [*first.result().vectors, second.result().vectors[0]]
+    assert len(vectors) == 3
+    for vector in vectors:
+        np.testing.assert_array_equal(vector.ids, vectors[0].ids)
+    assert len(engine._pending) == 0
+
+
+async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상")
+    await queued(engine, 1)
+    second = start(engine, "손해배상")
+    while max(len(entry.waiters) for entry in engine._pending) < 2:  # noqa: ASYNC110 - as in `queued`
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    encoder.release()
+    await asyncio.gather(running, second)
+    assert len(second.result().vectors[0])
+    assert len(engine._pending) == 0
+
+
+async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    first = start(engine, "손해배상")
+    await queued(engine, 1)
+    first.cancel()
+    await asyncio.wait([first])
+    assert len(engine._pending) == 1  # "a"
+    second = start(engine, "손해배상")
+    encoder.release()
+    await asyncio.gather(running, second)
+    assert len(second.result().vectors[0])
+
+
+async def test_recent_queries_are_not_computed_again(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    first = await engine.vectors(["손해배상", "인공지능"], "query")
+    again = await engine.vectors(["인공지능", "손해배상"], "query")
+    assert len(encoder.batches) == 1
+    assert (again.tokens, again.encode_seconds) == (first.tokens, 0.0)
+    for vector, before in zip(again.vectors, first.vectors[::-1], strict=True):
+        np.testing.assert_array_equal(vector.weights, before.weights)
+    await engine.vectors(["손해배상"], "document")  # whose end may be cut elsewhere
+    assert len(encoder.batches) == 2
+    for text in "가나다라":  # four fit the cache
+        await engine.vectors([text], "query")
+    await engine.vectors(["손해배상"], "query")
+    assert len(encoder.batches) == 7
+
+
+async def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    encoder.most_texts = 1
+    waiting = [start(engine, text) for text in ("가", "나", "다", "라", "마")]
+    await queued(engine, 5)
+    encoder.release()
+    await asyncio.gather(running, *waiting)
+    assert [len(batch) for batch in encoder.batches] == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]
+    for task, text in zip(waiting, "가나다라마", strict=True):
+        (vector,) = task.result().vectors
+        np.testing.assert_allclose(vector.weights, engine.checkpoint.vector(text, "document").weights, atol=1e-4)
+
+
+async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    encoder.most_tokens = 6
+    long, short = start(engine, SENTENCES[0]), start(engine, "가")
+    await queued(engine, 2)
+    encoder.release()
+    outcomes = await asyncio.gather(running, long, short, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Encoded, EncodingFailed, Encoded]
+    assert len((await engine.vectors(["가"], "document")).vectors[0])
+
+
+async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
+    engine: OneCheckpoint, encoder: ControlledEncoder
+) -> None:
+    encoder.hold()
+    running = start(engine, SENTENCES[0])
+    await encoder.entered()
+    for _ in range(50):
+        engine._pace.observe(64, 128.0)  # as a slow device does: half a token a second
+    waiting = start(engine, " ".join(SENTENCES))  # nothing is ahead of it in the queue, so it is tried
+    await queued(engine, 1)
+    with pytest.raises(Overloaded, match=r"64 tokens wait, so \d+ more would take .* of the 50 s that a request has"):
+        await engine.vectors([SENTENCES[1]])
+    query = start(engine, "손해", query=True)  # which overtakes documents
+    await queued(engine, 2)
+    encoder.release()
+    assert len((await running).vectors) == len((await waiting).vectors) == len((await query).vectors) == 1
+    assert engine.texts_in_flight == 0

@@ -1,0 +1,76 @@
+"""The model that ships: the service serves it by default, and it does what the README says."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import numpy as np
+import openvino as ov  # type: ignore[import-untyped]
+import pytest
+
+from app.main import create_app
+from app.models.loaded import EMBEDDED
+from app.settings import Settings
+from sparse_encoder.artifact import read_manifest
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(params=["f32", "bf16", "int8"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    if request.param == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no bf16 instructions")
+    app = create_app(Settings(precision=request.param, encoder_threads=1, max_batch_tokens=1024))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            yield client
+
+
+async def encode(client: httpx.AsyncClient, *texts: str, **options: object) -> list[dict[str, float]]:
+    response = await client.post("/encode", json={"texts": texts, **options})
+    assert response.status_code == 200, response.text
+    vectors: list[dict[str, float]] = response.json()
+    return vectors
+
+
+async def test_own_words_stay_and_related_words_come(client: httpx.AsyncClient) -> None:
+    damages, diabetes, lease = await encode(
+        client, "손해배상", "당뇨병 치료 방법", "부동산 임대차 계약 해지", input_type="query"
+    )
+    assert {"손해", "배상"} < set(list(damages)[:10])
+    assert {"보험", "손상"} & set(damages)
+    assert {"치료", "방법"} < set(list(diabetes)[:15])
+    assert {"부동산", "임대차", "계약", "해지"} < set(list(lease)[:15])
+    assert {"임차", "임대", "계약서", "임차인", "세입자"} & set(lease)
+
+
+async def test_particles_endings_and_punctuation_are_not_emitted(client: httpx.AsyncClient) -> None:
+    (vector,) = await encode(client, "집주인이 보증금을 돌려주지 않으면, 세입자는 법원에서 도움을 받을 수 있나요?")
+    assert {"보증", "보증금"} & set(vector)
+    assert "법원" in vector
+    noise = {"이", "을", "를", "은", "는", "에서", "으면", "나요", "요", "지", "수", ",", "?", "[CLS]", "[SEP]"}
+    assert not noise & set(vector)
+    assert not [token for token in vector if token.startswith("##") and not token.isascii()]  # nouns come out bare
+
+
+async def test_a_text_has_the_same_vector_alone_and_among_others(client: httpx.AsyncClient) -> None:
+    precision = (await client.get("/info")).json()["device"].split()[1]
+    texts = ["손해배상", "환율이 오르면 수입 물가가 오른다. " * 20, "김치 담그는 법", "AI"]
+    together = await encode(client, *texts, top_k=10_000)
+    for text, vector in zip(texts, together, strict=True):
+        (alone,) = await encode(client, text, top_k=10_000)
+        tokens = sorted(alone.keys() | vector.keys())
+        np.testing.assert_allclose(
+            [alone.get(token, 0) for token in tokens],
+            [vector.get(token, 0) for token in tokens],
+            atol=1e-4 if precision == "f32" else 0.1,
+        )
+
+
+def test_it_is_small_and_carries_its_figures() -> None:
+    sizes = [file.stat().st_size for file in EMBEDDED.iterdir()]
+    assert max(sizes) <= 45 * MEGABYTE
+    assert sum(sizes) <= 90 * MEGABYTE
+    manifest = read_manifest(EMBEDDED)
+    assert set(manifest.evaluation["retrieval"]) >= {"wiki_alias", "law_definitions", "tax_rulings", "law_prec"}
+    assert manifest.version in (EMBEDDED / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from app.models.wire import token_id_keys, word_keys, write_vector
+from sparse_encoder.vector import SparseVector
+
+VOCABULARY = ["손해", "배상", "😀", 'quo"te\\', "a.b", ".", " ", "", "\n", "나라"]
+
+
+def write(weights: dict[int, float], max_weight: float = math.inf) -> str:
+    return write_vector(
+        SparseVector.from_pairs(list(weights), list(weights.values())), word_keys(VOCABULARY, "drop"), max_weight
+    )
+
+
+def test_keys_are_ascii_and_astral_characters_surrogate_pairs() -> None:
+    assert write({0: 2.0, 2: 1.0}) == r'{"\uc190\ud574":2,"\ud83d\ude00":1}'
+
+
+def test_quotes_and_backslashes_survive() -> None:
+    assert json.loads(write({3: 1.5})) == {'quo"te\\': 1.5}
+
+
+@pytest.mark.parametrize(
+    ("weight", "written"),
+    [(1.234567, 1.2346), (0.000123456, 0.00012346), (12.345678, 12.346), (3.0, 3), (1.1754944e-38, 1.1755e-38)],
+)
+def test_weights_have_five_significant_digits(weight: float, written: float) -> None:
+    assert json.loads(write({0: weight})) == {"손해": written}
+
+
+def test_the_heaviest_token_comes_first() -> None:
+    assert list(json.loads(write({0: 0.5, 1: 2.5, 9: 1.5}))) == ["배상", "나라", "손해"]
+
+
+def test_blank_and_dotted_tokens_are_never_written() -> None:
+    assert json.loads(write(dict.fromkeys(range(len(VOCABULARY)), 1.0))).keys() == {
+        "손해",
+        "배상",
+        "😀",
+        'quo"te\\',
+        "나라",
+    }
+
+
+def test_weights_are_capped() -> None:
+    assert json.loads(write({0: 100.0, 1: 64.1, 9: 63.9}, max_weight=64.0)) == {"손해": 64, "배상": 64, "나라": 63.9}
+
+
+def test_an_empty_vector_is_an_empty_object() -> None:
+    assert write({}) == "{}"
+
+
+def test_token_ids_are_written_as_strings() -> None:
+    vector = SparseVector.from_pairs([4, 9], [1.0, 2.0])
+    assert write_vector(vector, token_id_keys(VOCABULARY, {}), math.inf) == '{"9":2,"4":1}'
+
+
+def test_token_ids_come_from_the_table_of_the_model() -> None:
+    vector = SparseVector.from_pairs([0, 1, 9], [1.0, 2.0, 3.0])
+    assert write_vector(vector, token_id_keys(VOCABULARY, {"손해": 7, "나라": 2}), math.inf) == '{"2":3,"7":1}'
+
+
+def test_dots_can_be_replaced_unless_that_is_another_token() -> None:
+    vocabulary = ["3.5", "a.b", "a\u2024b", ".", ".\u2024", "\u2024."]
+    keys = word_keys(vocabulary, "replace")
+    assert [json.loads(f"{{{key}1}}") if key else None for key in keys] == [
+        {"3\u20245": 1},
+        None,
+        {"a\u2024b": 1},
+        {"\u2024": 1},
+        None,
+        None,
+    ]
