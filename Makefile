@@ -28,6 +28,7 @@ check: $(VENV)/.everything
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/python -m pytest --quiet tests/test_architecture.py
 
 format: $(VENV)/.everything

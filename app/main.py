@@ -30,9 +30,9 @@ from app.versions.resident import Versions
 from app.versions.stored import Source, Stored
 from app.web import admin, api, info, tei
 from app.web.access import ApiKeys
-from app.web.api import Limits, Service
 from app.web.lifecycle import Lifecycle
 from app.web.middleware import AccessMiddleware, RequestMiddleware
+from app.web.service import Limits, Service
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.store import StoreError

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from app.encoders.base import Encoder, TokenBatch
 from app.models import memory
-from app.models.loaded import CheckpointError, open_artifact
-from app.versions.gates import check_memory
+from app.models.loaded import CheckpointError, check_memory, open_artifact
 from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactExistsError, GoldenVector, InputType, read_artifact
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS

@@ -20,6 +20,7 @@ from sparse_encoder.artifact import (
     Manifest,
     read_artifact,
 )
+from sparse_encoder.checkpoint.inspection import PEAK_BYTES_A_WEIGHT_BYTE
 from sparse_encoder.packed import read_packed
 from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.token_ids import read_token_ids
@@ -120,6 +121,24 @@ def check_golden(checkpoint: Checkpoint) -> None:
         vectors = _vectors(checkpoint, [golden for _, golden in together])
         for (line, golden), vector in zip(together, vectors, strict=True):
             _check_golden(checkpoint, golden, vector, line)
+
+
+def peak_bytes(weight_bytes: int) -> int:
+    """Bytes that loading a checkpoint takes at most; `weight_bytes`: of its weights in f32."""
+    return round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
+
+
+def check_memory(weight_bytes: int, available_bytes: int) -> None:
+    """A version that is served stays in memory meanwhile, so this one must fit beside it. `weight_bytes`: in f32.
+
+    :raises CheckpointError: if it does not.
+    """
+    needed = peak_bytes(weight_bytes)
+    if needed > available_bytes:
+        raise CheckpointError(
+            f"loading it takes up to {needed / 1e6:,.0f} MB, {available_bytes / 1e6:,.0f} MB are available: raise the "
+            "memory limit, or lower --max-resident-versions"
+        )
 
 
 def default_cache_dir() -> Path:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from app.models.loaded import Checkpoint, CheckpointError
 from sparse_encoder.artifact import Manifest
-from sparse_encoder.checkpoint.inspection import PEAK_BYTES_A_WEIGHT_BYTE
 
 #: Heaviest words of a text that are compared.
 TOP_WORDS = 10
@@ -35,21 +34,6 @@ def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
         raise CheckpointError(
             f"its tokenizer or token ids are not those of {served.version}, so documents indexed before would no "
             "longer match: re-index with it under its version name first, then start with --allow-vocabulary-change"
-        )
-
-
-def peak_bytes(weight_bytes: int) -> int:
-    """Bytes that loading a checkpoint takes at most; `weight_bytes`: of its weights in f32."""
-    return round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
-
-
-def check_memory(weight_bytes: int, available_bytes: int) -> None:
-    """A version that is served stays in memory meanwhile, so this one must fit beside it. `weight_bytes`: in f32."""
-    needed = peak_bytes(weight_bytes)
-    if needed > available_bytes:
-        raise CheckpointError(
-            f"loading it takes up to {needed / 1e6:,.0f} MB, {available_bytes / 1e6:,.0f} MB are available: raise the "
-            "memory limit, or lower --max-resident-versions"
         )
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from app.encoders.base import Encoder, EncoderError
 from app.metrics import Metrics
 from app.models import memory
-from app.models.loaded import Checkpoint, CheckpointError, check_golden, load_checkpoint
+from app.models.loaded import Checkpoint, CheckpointError, check_golden, check_memory, load_checkpoint
 from app.models.wire import DottedTokens
-from app.versions.gates import Rules, check_canary, check_lengths, check_memory, check_vocabulary
+from app.versions.gates import Rules, check_canary, check_lengths, check_vocabulary
 from app.versions.resident import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.store import Store, StoreError, UnknownVersionError

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.metrics import Metrics
-from app.models.loaded import Checkpoint
+from app.models.loaded import Checkpoint, peak_bytes
 from app.models.memory import available_bytes, give_back_freed_memory
-from app.versions.gates import peak_bytes
 
 log = logging.getLogger(__name__)
 

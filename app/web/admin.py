@@ -19,8 +19,8 @@ from app.errors import (
     UnknownVersion,
 )
 from app.versions.stored import Stored
-from app.web.api import Service, get_service
 from app.web.bodies import read_body
+from app.web.service import Service, get_service
 from sparse_encoder.artifact import SAFE_NAME
 from sparse_encoder.store import StoreError, UnknownVersionError
 

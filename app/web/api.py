@@ -1,94 +1,17 @@
-"""The routes: HTTP in, `Engine` call, HTTP out."""
+"""The routes that most clients use: `POST /encode`, and what the machines ask that watch the service."""
 
 from __future__ import annotations
-
-import asyncio
-import logging
-import math
-import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.engine.engine import Encoded, Engine
-from app.errors import ClientGone, InvalidField, ServiceError, Unavailable, UnknownVersion
-from app.metrics import CONTENT_TYPE, Metrics
-from app.models.loaded import Checkpoint
-from app.models.wire import Writer, write_vector
-from app.versions.resident import Resident, Versions
-from app.versions.stored import Stored
-from app.web.bodies import check_size, parse, read_body
-from app.web.lifecycle import Lifecycle
+from app.metrics import CONTENT_TYPE
+from app.web.answering import answer
+from app.web.bodies import parse, read_body
 from app.web.schemas import EXAMPLES, EncodeRequest
-from sparse_encoder.artifact import InputType
-from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
-from sparse_encoder.token_ids import MAX_TOKEN_IDS
+from app.web.service import get_service
 
-#: Each token of a query is a clause, of which Lucene takes 1,024 in all: so many leave room for a hybrid query over
-#: several fields.
-MAX_QUERY_TOKENS = 256
-#: Vectors written before other requests get a turn on the event loop, which is about 2 ms.
-VECTORS_AT_ONCE = 32
-#: An answer that takes no longer is not worth the task that would see whether the client is still there.
-QUICK_SECONDS = 0.05
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 router = APIRouter()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may ask for, and what it gets if it does not ask."""
-
-    max_texts_per_request: int
-    max_characters_per_text: int
-    max_body_bytes: int
-    max_texts_in_flight: int
-    max_batch_tokens: int
-    request_timeout_seconds: float
-    top_k_document: int
-    top_k_query: int
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What the routes need; `main` puts it on `app.state.service`."""
-
-    engine: Engine
-    versions: Versions
-    stored: Stored | None  #: None for a service of one model from no store
-    limits: Limits
-    lifecycle: Lifecycle
-    metrics: Metrics
-    admin_key: str | None = field(repr=False)
-    log_texts: bool
-
-    async def find(self, name: str | None) -> Resident:
-        """The version that a request asks for, in memory; to be held at once.
-
-        :raises UnknownVersion: if there is no version or alias `name`.
-        :raises Unavailable: if it cannot be loaded, or not in time.
-        """
-        if name is None:
-            return self.versions.serving
-        if self.stored:
-            return await self.stored.pins.find(name)
-        if name != self.versions.serving.version:
-            raise UnknownVersion(
-                f"there is no version {name[:128]!r}: this service has no store, only {self.versions.serving.version}"
-            )
-        return self.versions.serving
-
-
-def get_service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
 
 
 @router.post(
@@ -147,51 +70,6 @@ async def encode(request: Request) -> Response:
     return await answer(request, parse(await read_body(request, service.limits.max_body_bytes), EncodeRequest))
 
 
-async def answer(request: Request, asked: EncodeRequest, write: Writer = write_vector) -> Response:
-    """A JSON array of what `write` makes of each vector, or a `ServiceError`; the work ends if the client leaves."""
-    service = get_service(request)
-    if service.log_texts:
-        log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
-    check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
-    work = _answer(service, asked, _asked_version(request, asked), write)
-    return await _unless_client_leaves(request, work)
-
-
-async def _answer(service: Service, asked: EncodeRequest, version: str | None, write: Writer) -> Response:
-    """From admission to the bytes of the answer with one checkpoint, whatever is served meanwhile."""
-    input_type: InputType = "query" if asked.input_type == "query" else "document"
-    with service.versions.hold(await service.find(version)) as resident:
-        keys = resident.checkpoint.keys.get(asked.sparse_embedding_format)
-        if keys is None:
-            raise InvalidField(
-                f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
-                "ask for the format word",
-                "sparse_embedding_format",
-            )
-        query_tokens = _query_tokens(asked, resident.checkpoint)
-        encoded = await service.engine.encode(
-            resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
-        )
-        started = time.perf_counter()
-        body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
-        write_seconds = time.perf_counter() - started
-        service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
-        headers = {
-            "X-Model-Version": resident.version,
-            "X-Tokens": str(encoded.tokens),
-            "Server-Timing": ", ".join(
-                f"{stage};dur={seconds * 1000:.2f}"
-                for stage, seconds in (
-                    ("tokenize", encoded.tokenize_seconds),
-                    ("queue", encoded.queue_seconds),
-                    ("encode", encoded.encode_seconds),
-                    ("write", write_seconds),
-                )
-            ),
-        }
-        return Response(body, 200, headers, "application/json")
-
-
 @router.get("/livez", summary="Does the process answer?")
 async def livez() -> dict[str, str]:
     return {"status": "alive"}
@@ -200,101 +78,9 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", summary="Would a request be answered now?", responses={503: {"description": "No; says why."}})
 async def readyz(request: Request) -> dict[str, str]:
     """Not from SIGTERM on. If the last batch failed, a probe is encoded to find out."""
-    service = get_service(request)
-    if service.lifecycle.draining:
-        raise Unavailable("the service is stopping")
-    try:
-        with service.versions.hold(service.versions.serving) as resident:
-            await service.engine.check(resident.checkpoint)
-            return {"status": "ready", "version": resident.version}
-    except ServiceError as error:
-        raise Unavailable(f"the encoder does not answer: {error.message}") from error
+    return {"status": "ready", "version": await get_service(request).check()}
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     return Response(get_service(request).metrics.render(), media_type=CONTENT_TYPE)
-
-
-def _asked_version(request: Request, asked: EncodeRequest) -> str | None:
-    """The version or alias that the body, the query string or a header names."""
-    given = {asked.version, request.query_params.get("version"), request.headers.get("x-model-version")} - {None}
-    if len(given) > 1:
-        raise InvalidField(
-            "the body, ?version= and X-Model-Version name different versions: give one, or the same", "version"
-        )
-    return given.pop() if given else None
-
-
-def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens | None:
-    """The table to encode the texts with, or None for the encoder."""
-    if asked.input_type != "query":
-        if asked.query_encoding:
-            raise InvalidField(
-                'query_encoding is for queries: leave it out, or send "input_type": "query"', "query_encoding"
-            )
-        return None
-    if asked.top_k and asked.top_k > MAX_QUERY_TOKENS:
-        raise InvalidField(
-            f"a query keeps at most {MAX_QUERY_TOKENS} tokens, because OpenSearch takes 1,024 clauses in all: "
-            "ask for fewer",
-            "top_k",
-        )
-    available = checkpoint.query_tokens
-    if asked.query_encoding == "inference_free" and available is None:
-        raise InvalidField(
-            f'model {checkpoint.version} has no query weights (query_tokens.json): use "query_encoding": "model"',
-            "query_encoding",
-        )
-    wanted = asked.query_encoding == "inference_free" or (
-        asked.query_encoding is None and available and available.default
-    )
-    return available if wanted else None
-
-
-async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client hangs up meanwhile; who does so at once is seen late.
-
-    :raises ClientGone: if it did.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def client_leaves() -> None:
-        nonlocal gone
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()  # which waits for `work`, else it would not be our turn
-
-    watch: asyncio.Task[None] | None = None
-
-    def start_watch() -> None:
-        nonlocal watch
-        watch = loop.create_task(client_leaves())
-
-    timer = loop.call_later(QUICK_SECONDS, start_watch)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        task.uncancel()
-        raise ClientGone from None
-    finally:
-        timer.cancel()
-        if watch is not None:
-            watch.cancel()
-
-
-async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, write: Callable[..., str]) -> bytes:
-    is_query = asked.input_type == "query"
-    top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
-    max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
-    parts: list[str] = []
-    for index, vector in enumerate(encoded.vectors, start=1):
-        parts.append(write(vector.prune(top_k=top_k, min_weight=asked.min_weight), max_weight=max_weight))
-        if index % VECTORS_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return f"[{','.join(parts)}]".encode("ascii")

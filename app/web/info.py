@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from app import __version__
 from app.engine.engine import TOKENISER_THREADS
-from app.web.api import Service, get_service
+from app.web.service import Service, get_service
 
 #: Its names for precisions.
 DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}

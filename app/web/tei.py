@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from app.errors import ERROR_TYPE, InvalidField, ServiceError, TextTooLong
 from app.models.wire import write_index_values
-from app.web.api import answer, get_service, readyz
+from app.web.answering import answer
 from app.web.bodies import parse, read_body
 from app.web.schemas import EncodeRequest, check_texts
+from app.web.service import get_service
 
 #: Its status and type for ours; everything else is a request that is wrong.
 ERRORS: dict[int, tuple[int, str]] = {429: (429, "Overloaded"), 500: (424, "Backend"), 503: (503, "Unhealthy")}
@@ -78,7 +79,7 @@ async def embed_sparse(request: Request) -> Response:
 @router.get("/health", summary="Would a request be answered now? As text-embeddings-inference answers")
 async def health(request: Request) -> Response:
     try:
-        await readyz(request)
+        await get_service(request).check()
     except ServiceError as error:
         return _error(request, error, 503, "Unhealthy")
     return Response()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from app.models.loaded import CheckpointError
+from app.models.loaded import CheckpointError, check_memory
 from app.models.memory import available_bytes, give_back_freed_memory
-from app.versions.gates import Rules, check_lengths, check_memory
+from app.versions.gates import Rules, check_lengths
 from app.versions.watching import Snapshot
 from sparse_encoder.artifact import read_artifact
 

@@ -294,7 +294,7 @@ async def test_a_bug_is_a_500_without_internals(client: httpx.AsyncClient, monke
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("app.web.api._write", broken)
+    monkeypatch.setattr("app.web.answering._write", broken)
     response = await client.post("/encode", json=["a"])
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "internal_error"
