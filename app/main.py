@@ -23,11 +23,11 @@ from app.errors import install_error_handlers
 from app.logs import configure_logging
 from app.metrics import Metrics
 from app.models.conversion import open_model
-from app.models.loaded import Checkpoint, CheckpointError, check_golden, default_cache_dir, load_checkpoint
+from app.models.loaded import Load, LoadedModel, ModelError, check_golden, default_cache_dir, load_model
 from app.settings import Settings
 from app.versions.gates import Rules, check_lengths
 from app.versions.resident import Versions
-from app.versions.stored import Source, Stored
+from app.versions.stored import Stored, StoreSettings
 from app.web import admin, api, info, tei
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifact], Encoder] | None = None) -> FastAPI:
     """The application; without `settings` they come from the environment. The model is loaded when it starts.
 
-    `build_encoder` makes the encoder of each checkpoint; without it, the settings choose.
+    `build_encoder` makes the encoder of each model; without it, the settings choose.
     """
     settings = settings or Settings()
     configure_logging(settings.log_level)
@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         threads=settings.encoder_threads,
         cache_dir=_cache_dir(settings),
     )
+    load = partial(load_model, build_encoder=build, dotted_tokens=settings.dotted_tokens)
     try:
         keys = ApiKeys(settings.api_keys, settings.api_keys_file)
     except ValueError as error:
@@ -76,16 +77,16 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         stored = None
         try:
             if settings.store:
-                stored = Stored(_source(settings, settings.store), build, versions, metrics)
+                stored = Stored(_store_settings(settings, settings.store), load, versions, metrics)
                 await stored.start()
             else:
-                versions.serve(await asyncio.to_thread(_load_model, settings, build))
-        except (ArtifactError, CheckpointError, EncoderError, StoreError) as error:
+                versions.serve(await asyncio.to_thread(_open_and_load, settings, load))
+        except (ArtifactError, ModelError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
         max_batch_tokens = settings.max_batch_tokens
         if max_batch_tokens is None:
-            max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.checkpoint)
+            max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.model)
         engine = Engine(
             metrics,
             max_batch_tokens=max_batch_tokens,
@@ -96,7 +97,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         metrics.watch(
             texts_in_flight=lambda: engine.texts_in_flight,
             queue_tokens=lambda: engine.queue_tokens,
-            device_memory_bytes=lambda: versions.serving.checkpoint.encoder.device_memory_bytes(),
+            device_memory_bytes=lambda: versions.serving.model.encoder.device_memory_bytes(),
         )
         chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}
         limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
@@ -144,24 +145,23 @@ def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
     return provider
 
 
-def _load_model(settings: Settings, build_encoder: Callable[[Artifact], Encoder]) -> Checkpoint:
+def _open_and_load(settings: Settings, load: Load) -> LoadedModel:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
     exact = partial(OpenVINOEncoder, precision="f32", threads=settings.encoder_threads)
     artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
     check_lengths(artifact.manifest, _rules(settings))
-    checkpoint = load_checkpoint(artifact, build_encoder, settings.dotted_tokens)
-    check_golden(checkpoint)
-    return checkpoint
+    model = load(artifact)
+    check_golden(model)
+    return model
 
 
-def _source(settings: Settings, url: str) -> Source:
-    return Source(
+def _store_settings(settings: Settings, url: str) -> StoreSettings:
+    return StoreSettings(
         url=url,
         alias=settings.alias,
         poll_seconds=settings.poll_seconds,
         cache_dir=_cache_dir(settings),
         request_timeout_seconds=settings.request_timeout_seconds,
-        dotted_tokens=settings.dotted_tokens,
         rules=_rules(settings),
     )
 

@@ -17,7 +17,7 @@ import transformers
 
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.models.conversion import open_model
-from app.models.loaded import check_golden, load_checkpoint
+from app.models.loaded import check_golden, load_model
 from sparse_encoder.artifact import Artifact
 from sparse_encoder.checkpoint.source import Choices
 from tests import foreign
@@ -43,17 +43,17 @@ def main() -> None:
     artifact = open_model(str(source), folder / "cache", Choices(), exact)
     print(f"converted in {time.perf_counter() - started:.1f} s: {artifact.manifest.version}")
     started = time.perf_counter()
-    checkpoint = load_checkpoint(artifact, exact)
+    loaded = load_model(artifact, exact)
     print(f"loaded in {time.perf_counter() - started:.1f} s; peak of the process so far {peak_megabytes():,.0f} MB")
-    check_golden(checkpoint)
-    expected = foreign.by_transformers(plain, checkpoint.max_length("document"))
+    check_golden(loaded)
+    expected = foreign.by_transformers(plain, loaded.max_length("document"))
     size = artifact.manifest.vocabulary_size
     expected[:, list(artifact.manifest.never_emitted_ids)] = 0
     worst = max(
-        float(np.abs(dense(checkpoint.vector(text, "document"), size) - row).max())
+        float(np.abs(dense(loaded.vector(text, "document"), size) - row).max())
         for text, row in zip(foreign.TEXTS, expected, strict=True)
     )
-    active = [len(checkpoint.vector(text, "document")) for text in foreign.TEXTS]
+    active = [len(loaded.vector(text, "document")) for text in foreign.TEXTS]
     print(f"largest difference from transformers {worst:.1e}, active tokens {active}")
 
 

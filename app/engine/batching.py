@@ -21,7 +21,7 @@ class Entry(Protocol):
     def is_query(self) -> bool: ...
 
     @property
-    def checkpoint(self) -> object:
+    def model(self) -> object:
         """What encodes it; a batch has one."""
 
     @property
@@ -35,7 +35,7 @@ E = TypeVar("E", bound=Entry)
 class BatchQueue(Generic[E]):
     """Two lanes, queries ahead of documents.
 
-    Every batch is led by the oldest text of its lane, so none starves, and is filled with those of its checkpoint that
+    Every batch is led by the oldest text of its lane, so none starves, and is filled with those of its model that
     are nearest to it in length, so little of it is padding. A waiting document is passed over at most
     `QUERY_BATCHES_IN_A_ROW` times.
     """
@@ -80,10 +80,10 @@ class BatchQueue(Generic[E]):
         """A batch led by the first of `lane`, and what is left of it, in order."""
         if not lane:
             return [], []
-        lead, checkpoint = lane[0].tokens, lane[0].checkpoint
+        lead, model = lane[0].tokens, lane[0].model
         chosen: set[int] = set()
         shortest = longest = lead
-        together = [index for index, entry in enumerate(lane[:WINDOW]) if entry.checkpoint is checkpoint]
+        together = [index for index, entry in enumerate(lane[:WINDOW]) if entry.model is model]
         for index in sorted(together, key=lambda index: abs(lane[index].tokens - lead)):
             tokens = lane[index].tokens
             low, high = min(shortest, tokens), max(longest, tokens)

@@ -6,7 +6,7 @@ import time
 from itertools import cycle, islice
 
 from app.encoders.base import OutOfMemory, TokenBatch
-from app.models.loaded import Checkpoint
+from app.models.loaded import LoadedModel
 
 TEXTS, TOKENS_A_TEXT = 4, 64
 #: A query that arrives waits for the run that is on: half of this on average.
@@ -14,21 +14,21 @@ SECONDS = 0.15
 LEAST, MOST = 256, 16_384
 
 
-def measured_batch_tokens(checkpoint: Checkpoint) -> int:
+def measured_batch_tokens(model: LoadedModel) -> int:
     """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has.
 
     Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
     """
-    manifest = checkpoint.manifest
+    manifest = model.manifest
     longest = max(manifest.max_length_document, manifest.max_length_query)
     length = min(TOKENS_A_TEXT, longest)
-    (probe,) = checkpoint.tokenizer.encode_batch([checkpoint.probe], longest)
+    (probe,) = model.tokenizer.encode_batch([model.probe], longest)
     text = list(islice(cycle(probe.ids), length))  # of real words: an encoder may pass over what is none
-    batch = TokenBatch.pad([text] * TEXTS, checkpoint.tokenizer.pad_id)
+    batch = TokenBatch.pad([text] * TEXTS, model.tokenizer.pad_id)
     try:
-        checkpoint.encoder.encode(batch)
+        model.encoder.encode(batch)
         started = time.perf_counter()
-        checkpoint.encoder.encode(batch)
+        model.encoder.encode(batch)
         tokens_a_second = TEXTS * length / (time.perf_counter() - started)
     except OutOfMemory:
         return max(longest, LEAST)

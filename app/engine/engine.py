@@ -2,7 +2,7 @@
 
 Requests run on the event loop; the encoder runs in a thread of its own, which takes the next batch from the queue by
 itself the moment it is free. So it never waits for a busy event loop, and a query that arrives while a batch runs is in
-the very next one. Each request brings its checkpoint; a batch never has two. Identical texts in flight are computed
+the very next one. Each request brings its model; a batch never has two. Identical texts in flight are computed
 once, and recent queries not again.
 """
 
@@ -23,7 +23,7 @@ from app.engine.jobs import Entry, Job, Pending, QueryCache
 from app.engine.pace import Pace
 from app.errors import EncodingFailed, Overloaded, TextTooLong, Unavailable
 from app.metrics import Metrics
-from app.models.loaded import Checkpoint
+from app.models.loaded import LoadedModel
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.vector import SparseVector
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoding:
     """The answer to one request, and where its time went."""
 
     vectors: list[SparseVector]  #: one for each text, in order
@@ -99,25 +99,25 @@ class Engine:
         with self._queue_changed:
             return self._queue.query_tokens + self._queue.document_tokens
 
-    async def check(self, checkpoint: Checkpoint) -> None:
-        """Returns if a request to `checkpoint` would be answered: its last batch was, or a probe is now.
+    async def check(self, model: LoadedModel) -> None:
+        """Returns if a request to `model` would be answered: its last batch was, or a probe is now.
 
         :raises ServiceError: if not.
         """
         if self._stopping:
             raise Unavailable("the service is stopping")
-        if checkpoint.version in self._failing:
-            await self.encode(checkpoint, [checkpoint.probe], "query")
+        if model.version in self._failing:
+            await self.encode(model, [model.probe], "query")
 
     async def encode(
         self,
-        checkpoint: Checkpoint,
+        model: LoadedModel,
         texts: Sequence[str],
         input_type: InputType,
         query_tokens: QueryTokens | None = None,
         *,
         truncate: bool = True,
-    ) -> Encoded:
+    ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
         With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
@@ -137,7 +137,7 @@ class Engine:
                 f"{self._max_texts_in_flight}: try again later"
             )
         self.texts_in_flight += len(texts)
-        job = Job(checkpoint, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        job = Job(model, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         try:
             async with asyncio.timeout(self._request_timeout_seconds):
                 return await self._run(job, texts, input_type, query_tokens, truncate)
@@ -151,7 +151,7 @@ class Engine:
             for entry in job.entries:
                 if entry.abandoned:  # the thread may drop it from now on
                     self._pending.remove(entry)
-            job.entries.clear()  # a circle, which would keep the checkpoint in memory beyond its last request
+            job.entries.clear()  # a circle, which would keep the model in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
 
     async def _run(
@@ -161,13 +161,13 @@ class Engine:
         input_type: InputType,
         query_tokens: QueryTokens | None,
         truncate: bool,
-    ) -> Encoded:
+    ) -> Encoding:
         started = time.perf_counter()
-        checkpoint, is_query = job.checkpoint, input_type == "query"
-        if is_query and query_tokens is None and (cached := self._cached(checkpoint, texts)):
+        model, is_query = job.model, input_type == "query"
+        if is_query and query_tokens is None and (cached := self._cached(model, texts)):
             self._metrics.query_cache_hits.inc(len(texts))
             return self._encoded(job, input_type, *cached, started, time.perf_counter())
-        tokenise = partial(checkpoint.tokenizer.encode_batch, texts, checkpoint.max_length(input_type))
+        tokenise = partial(model.tokenizer.encode_batch, texts, model.max_length(input_type))
         if sum(map(len, texts)) <= SHORT_CHARACTERS:
             tokenised = tokenise()
         else:
@@ -175,7 +175,7 @@ class Engine:
         if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
             job.missing = 0  # refused, not abandoned
             raise TextTooLong(
-                f"{len(cut)} of the texts, first item {cut[0]}, have more than the {checkpoint.max_length(input_type)} "
+                f"{len(cut)} of the texts, first item {cut[0]}, have more than the {model.max_length(input_type)} "
                 'tokens that the model reads: split them, or send "truncate": "end"'
             )
         self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
@@ -193,7 +193,7 @@ class Engine:
         if is_query:
             for text, found, vector, count in zip(texts, tokenised, job.vectors, tokens, strict=True):
                 if not found.truncated:  # a cut one must be refused when a request says so
-                    self._query_cache.put(checkpoint.version, text, vector, count)
+                    self._query_cache.put(model.version, text, vector, count)
         return self._encoded(job, input_type, job.vectors, tokens, started, queued)
 
     def _refuse_if_too_late(self, job: Job, tokens: int, is_query: bool) -> None:
@@ -209,9 +209,9 @@ class Engine:
                 f"{self._request_timeout_seconds:g} s that a request has: send less at once, or try again later"
             )
 
-    def _cached(self, checkpoint: Checkpoint, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
+    def _cached(self, model: LoadedModel, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
         """Vectors and token counts, if all texts were asked lately."""
-        found = [self._query_cache.get(checkpoint.version, text) for text in texts]
+        found = [self._query_cache.get(model.version, text) for text in texts]
         known = [pair for pair in found if pair is not None]
         if not found or len(known) < len(found):
             return None
@@ -225,9 +225,9 @@ class Engine:
         tokens: Sequence[int],
         started: float,
         queued: float,
-    ) -> Encoded:
+    ) -> Encoding:
         job.missing = 0  # those of a cache or a table were never waited for
-        encoded = Encoded(
+        encoded = Encoding(
             vectors=vectors,
             tokens=sum(tokens),
             tokenize_seconds=queued - started,
@@ -260,7 +260,7 @@ class Engine:
             pass
 
     def _encode_batch(self) -> bool:
-        """False if there is nothing more to do. A function of its own: while it waits, it refers to no checkpoint."""
+        """False if there is nothing more to do. A function of its own: while it waits, it refers to no model."""
         asked = time.perf_counter()
         batch = self._next_batch()
         if not batch:
@@ -273,7 +273,7 @@ class Engine:
             vectors = self._encode(batch)
         except Exception:
             log.exception(
-                "a batch of %d texts failed", len(batch), extra={"fields": {"version": batch[0].checkpoint.version}}
+                "a batch of %d texts failed", len(batch), extra={"fields": {"version": batch[0].model.version}}
             )
         self._last_end = time.perf_counter()
         took, busy = self._last_end - started, self._last_end - busy_since
@@ -282,10 +282,10 @@ class Engine:
 
     def _encode(self, batch: list[Entry]) -> list[SparseVector | None]:
         """None for a text that the device has no memory for, even alone."""
-        checkpoint = batch[0].checkpoint
-        tokens = TokenBatch.pad([entry.ids for entry in batch], checkpoint.tokenizer.pad_id)
+        model = batch[0].model
+        tokens = TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id)
         try:
-            vectors = checkpoint.encoder.encode(tokens)
+            vectors = model.encoder.encode(tokens)
         except OutOfMemory as error:
             self._metrics.out_of_memory.inc()
             if len(batch) > 1:
@@ -308,7 +308,7 @@ class Engine:
         self, batch: list[Entry], vectors: list[SparseVector | None], seconds: float, busy_seconds: float
     ) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
-        version = batch[0].checkpoint.version
+        version = batch[0].model.version
         if any(vector is not None for vector in vectors):
             self._failing.discard(version)
         else:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from app.models.loaded import Checkpoint
+from app.models.loaded import LoadedModel
 from sparse_encoder.vector import SparseVector
 
 
@@ -15,7 +15,7 @@ from sparse_encoder.vector import SparseVector
 class Job:
     """The texts of one request that wait for the encoder."""
 
-    checkpoint: Checkpoint
+    model: LoadedModel
     done: asyncio.Future[None]
     vectors: list[SparseVector]
     missing: int  #: texts without a vector yet
@@ -28,7 +28,7 @@ class Job:
 class Entry:
     """One text in the queue, and who waits for its vector: identical texts are computed once."""
 
-    checkpoint: Checkpoint
+    model: LoadedModel
     ids: tuple[int, ...] = field(repr=False)
     is_query: bool
     waiters: list[tuple[Job, int]]  #: a job, and the place of the text in it
@@ -56,16 +56,16 @@ class Pending:
 
     def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
-        key = (job.checkpoint.version, is_query, ids)
+        key = (job.model.version, is_query, ids)
         entry = self._entries.get(key)
-        if entry is not None and entry.checkpoint is job.checkpoint:
+        if entry is not None and entry.model is job.model:
             entry.waiters.append((job, index))
             return entry, False
-        self._entries[key] = entry = Entry(job.checkpoint, ids, is_query, [(job, index)])
+        self._entries[key] = entry = Entry(job.model, ids, is_query, [(job, index)])
         return entry, True
 
     def remove(self, entry: Entry) -> None:
-        key = (entry.checkpoint.version, entry.is_query, entry.ids)
+        key = (entry.model.version, entry.is_query, entry.ids)
         if self._entries.get(key) is entry:
             del self._entries[key]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.encoders.base import Encoder, TokenBatch
 from app.models import memory
-from app.models.loaded import CheckpointError, check_memory, open_artifact
+from app.models.loaded import ModelError, check_memory, open_artifact
 from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactExistsError, GoldenVector, InputType, read_artifact
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
@@ -29,7 +29,7 @@ def open_model(
     `choices` are for checkpoints of others only. `exact_encoder`: in f32, for the golden vectors of what is converted.
 
     :raises ArtifactError: if it is damaged, or no checkpoint that can be served.
-    :raises CheckpointError: if it does not fit into memory, or cannot be written into `cache_dir`.
+    :raises ModelError: if it does not fit into memory, or cannot be written into `cache_dir`.
     :raises EncoderError: if the encoder cannot run it.
     """
     if model is None:
@@ -52,7 +52,7 @@ def open_model(
                 convert(source, target, golden)
         return read_artifact(target)
     except OSError as error:
-        raise CheckpointError(
+        raise ModelError(
             f"{model} cannot be read, or {cache_dir} cannot be written ({error}): give a directory that can be, with "
             "--cache-dir"
         ) from error
@@ -60,14 +60,14 @@ def open_model(
 
 def _refuse(choices: Choices, what: str) -> None:
     if choices != Choices():
-        raise CheckpointError(
+        raise ModelError(
             f"{what} says its own lengths: leave out --max-length-document and --max-length-query, which are for "
             "checkpoints of others"
         )
 
 
-def _golden(artifact: Artifact, build_encoder: Callable[[Artifact], Encoder]) -> Iterator[GoldenVector]:
-    tokenizer, encoder = Tokenizer.from_file(artifact.path / TOKENIZER), build_encoder(artifact)
+def _golden(artifact: Artifact, exact_encoder: Callable[[Artifact], Encoder]) -> Iterator[GoldenVector]:
+    tokenizer, encoder = Tokenizer.from_file(artifact.path / TOKENIZER), exact_encoder(artifact)
     lengths: dict[InputType, int] = {
         "document": artifact.manifest.max_length_document,
         "query": artifact.manifest.max_length_query,

@@ -31,12 +31,12 @@ GOLDEN_AT_ONCE = 8  #: golden texts of about one length in one run: each run has
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
-class CheckpointError(Exception):
-    """The checkpoint must not be served. The message says why, and what to do."""
+class ModelError(Exception):
+    """The model must not be served. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
+class LoadedModel:
     """A model that is loaded and known to compute what its publisher computed."""
 
     manifest: Manifest
@@ -67,14 +67,18 @@ class Checkpoint:
         return self.encoder.encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
 
 
-def load_checkpoint(
+#: What `main` makes of `load_model` and the settings: an artifact in memory, not yet checked.
+Load = Callable[[Artifact], LoadedModel]
+
+
+def load_model(
     artifact: Artifact, build_encoder: Callable[[Artifact], Encoder], dotted_tokens: DottedTokens = "drop"
-) -> Checkpoint:
+) -> LoadedModel:
     """`artifact` in memory, not yet known to compute what it should: see `check_golden`.
 
     :raises EncoderError: if the encoder cannot run it.
     :raises ArtifactError: if a table beside its weights is wrong.
-    :raises CheckpointError: if its tokenizer is wrong, or it has no golden vector to check.
+    :raises ModelError: if its tokenizer is wrong, or it has no golden vector to check.
     """
     # The encoder takes longest, mostly outside of Python: what else must be read is read meanwhile.
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
@@ -82,12 +86,10 @@ def load_checkpoint(
         tokenizer = _read_tokenizer(artifact)
         golden = tuple(artifact.golden())
         if not any(vector.ids for vector in golden):
-            raise CheckpointError(
-                f"every golden vector of {artifact.manifest.version} is empty: publish the model again"
-            )
+            raise ModelError(f"every golden vector of {artifact.manifest.version} is empty: publish the model again")
         query_tokens = QueryTokens.read(artifact.path, len(tokenizer.vocabulary))
         keys = keys_of_formats(tokenizer.vocabulary, read_token_ids(artifact.path), dotted_tokens)
-        return Checkpoint(
+        return LoadedModel(
             manifest=artifact.manifest,
             tokenizer=tokenizer,
             encoder=encoder.result(),
@@ -101,41 +103,41 @@ def _read_tokenizer(artifact: Artifact) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
     except ValueError as error:
-        raise CheckpointError(f"the tokenizer of {artifact.manifest.version} cannot be used: {error}") from error
+        raise ModelError(f"the tokenizer of {artifact.manifest.version} cannot be used: {error}") from error
     if len(tokenizer.vocabulary) != artifact.manifest.vocabulary_size:
-        raise CheckpointError(
+        raise ModelError(
             f"tokenizer.json has {len(tokenizer.vocabulary)} tokens, the manifest says "
             f"{artifact.manifest.vocabulary_size}: publish the model again"
         )
     return tokenizer
 
 
-def check_golden(checkpoint: Checkpoint) -> None:
+def check_golden(model: LoadedModel) -> None:
     """Encodes every golden text, which also warms the encoder.
 
-    :raises CheckpointError: if a vector differs from what the publisher's code computed.
+    :raises ModelError: if a vector differs from what the publisher's code computed.
     """
-    lines = sorted(enumerate(checkpoint.golden, start=1), key=lambda numbered: len(numbered[1].text))
+    lines = sorted(enumerate(model.golden, start=1), key=lambda numbered: len(numbered[1].text))
     for start in range(0, len(lines), GOLDEN_AT_ONCE):
         together = lines[start : start + GOLDEN_AT_ONCE]
-        vectors = _vectors(checkpoint, [golden for _, golden in together])
+        vectors = _vectors(model, [golden for _, golden in together])
         for (line, golden), vector in zip(together, vectors, strict=True):
-            _check_golden(checkpoint, golden, vector, line)
+            _check_golden(model, golden, vector, line)
 
 
 def peak_bytes(weight_bytes: int) -> int:
-    """Bytes that loading a checkpoint takes at most; `weight_bytes`: of its weights in f32."""
+    """Bytes that loading a model takes at most; `weight_bytes`: of its weights in f32."""
     return round(weight_bytes * PEAK_BYTES_A_WEIGHT_BYTE)
 
 
 def check_memory(weight_bytes: int, available_bytes: int) -> None:
     """A version that is served stays in memory meanwhile, so this one must fit beside it. `weight_bytes`: in f32.
 
-    :raises CheckpointError: if it does not.
+    :raises ModelError: if it does not.
     """
     needed = peak_bytes(weight_bytes)
     if needed > available_bytes:
-        raise CheckpointError(
+        raise ModelError(
             f"loading it takes up to {needed / 1e6:,.0f} MB, {available_bytes / 1e6:,.0f} MB are available: raise the "
             "memory limit, or lower --max-resident-versions"
         )
@@ -153,45 +155,44 @@ def open_artifact(model: Path | None) -> Artifact:
     """The artifact at `model`, or else the one that the package carries; verified.
 
     :raises ArtifactError: if the artifact is incomplete or changed.
-    :raises CheckpointError: if there is no model at all.
+    :raises ModelError: if there is no model at all.
     """
     if model:
         return read_artifact(model)
     if not EMBEDDED.is_dir():
-        raise CheckpointError("this installation carries no model: give one with --model DIRECTORY")
+        raise ModelError("this installation carries no model: give one with --model DIRECTORY")
     return read_packed(EMBEDDED)
 
 
-def _vectors(checkpoint: Checkpoint, together: Sequence[GoldenVector]) -> list[SparseVector]:
+def _vectors(model: LoadedModel, together: Sequence[GoldenVector]) -> list[SparseVector]:
     tokenised = [
-        checkpoint.tokenizer.encode_batch([golden.text], checkpoint.max_length(golden.input_type))[0]
-        for golden in together
+        model.tokenizer.encode_batch([golden.text], model.max_length(golden.input_type))[0] for golden in together
     ]
     vectors = [SparseVector.from_pairs([], []) for _ in together]
     full = [index for index, text in enumerate(tokenised) if text.content_tokens]
     if full:
-        batch = TokenBatch.pad([tokenised[index].ids for index in full], checkpoint.tokenizer.pad_id)
-        for index, vector in zip(full, checkpoint.encoder.encode(batch), strict=True):
+        batch = TokenBatch.pad([tokenised[index].ids for index in full], model.tokenizer.pad_id)
+        for index, vector in zip(full, model.encoder.encode(batch), strict=True):
             vectors[index] = vector
     return vectors
 
 
-def _check_golden(checkpoint: Checkpoint, golden: GoldenVector, vector: SparseVector, line: int) -> None:
-    vocabulary, manifest = checkpoint.tokenizer.vocabulary, checkpoint.manifest
+def _check_golden(model: LoadedModel, golden: GoldenVector, vector: SparseVector, line: int) -> None:
+    vocabulary, manifest = model.tokenizer.vocabulary, model.manifest
     expected = np.zeros(len(vocabulary), np.float32)
     expected[list(golden.ids)] = golden.weights
     difference = -expected
     difference[vector.ids] += vector.weights
     worst = int(np.abs(difference).argmax())
-    if rounding := checkpoint.encoder.rounding:
+    if rounding := model.encoder.rounding:
         length = float(np.linalg.norm(expected)) or 1.0
         fits, tolerance = float(np.linalg.norm(difference)) <= rounding * length, rounding * length
     else:
         fits, tolerance = abs(difference[worst]) <= manifest.golden_tolerance, manifest.golden_tolerance
     if not fits:
-        raise CheckpointError(
+        raise ModelError(
             f"{manifest.version} does not reproduce line {line} of its golden.jsonl: the weight of "
             f"{vocabulary[worst]!r} is {difference[worst]:+.2g} off, the tolerance is {tolerance:.2g}. "
             "Its tokenizer, its weights or this software are not those it was published with: publish it again"
-            + (f", or see whether --precision f32 serves it; now it is {checkpoint.encoder.device}" if rounding else "")
+            + (f", or see whether --precision f32 serves it; now it is {model.encoder.device}" if rounding else "")
         )

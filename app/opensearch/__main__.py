@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from app.models.loaded import CheckpointError, open_artifact
+from app.models.loaded import ModelError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import Engine, Options, Queries, make_plan
+from app.opensearch.plan import IndexEngine, Options, Queries, make_plan
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "connector, told apart by OpenSearch (3.6 and newer); or a tokenizer inside OpenSearch, without any call",
     )
     setup.add_argument(
-        "--engine", choices=get_args(Engine), default="rank_features", help="seismic: approximate, 3.3 and newer"
+        "--engine", choices=get_args(IndexEngine), default="rank_features", help="seismic: approximate, 3.3 and newer"
     )
     setup.add_argument("--chunks", action="store_true", help="cut long texts, one vector a chunk (nested field)")
     setup.add_argument("--batch-size", type=int, default=32, help="documents in a request (default %(default)s)")
@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _run(options)
-    except (OpenSearchError, ArtifactError, CheckpointError) as error:
+    except (OpenSearchError, ArtifactError, ModelError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from app.opensearch.facts import Facts, OpenSearchError, Version
 
 Queries = Literal["service", "asymmetric", "tokenizer"]
-Engine = Literal["rank_features", "seismic"]
+IndexEngine = Literal["rank_features", "seismic"]
 Kind = Literal["model group", "connector", "model", "ingest pipeline", "search pipeline", "index template"]
 
 TRUSTED = "plugins.ml_commons.trusted_connector_endpoints_regex"
@@ -42,7 +42,7 @@ class Options:
     index_pattern: str = ""  #: of the indices that get the mapping and the pipelines; without it, NAME-*
     fields: tuple[str, ...] = ("text",)
     queries: Queries = "service"
-    engine: Engine = "rank_features"
+    engine: IndexEngine = "rank_features"
     chunks: bool = False
     batch_size: int = 32  #: documents in one request of the ingest pipeline
     model_version: str | None = None  #: version or alias that the connectors ask for
@@ -60,7 +60,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoder:
+class ServiceFacts:
     """What was found out about the service; the defaults are those of the service."""
 
     private_address: bool
@@ -98,7 +98,7 @@ class Plan:
     resources: list[Resource] = field(default_factory=list)
 
 
-def make_plan(options: Options, facts: Facts, encoder: Encoder, tokenizer: bytes | None = None) -> Plan:
+def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: bytes | None = None) -> Plan:
     """Everything that `options` need on a cluster with `facts`; `tokenizer`: the zip for `queries="tokenizer"`.
 
     :raises OpenSearchError: if the cluster cannot do it.
@@ -145,7 +145,7 @@ def _check_cluster(options: Options, facts: Facts) -> None:
             raise OpenSearchError("--engine seismic searches whole documents: leave out --chunks")
 
 
-def _settings(options: Options, facts: Facts, encoder: Encoder) -> list[Setting]:
+def _settings(options: Options, facts: Facts, encoder: ServiceFacts) -> list[Setting]:
     trusted = list(facts.settings[TRUSTED])
     parts = urlsplit(options.encoder)
     pattern = "^" + re.escape(f"{parts.scheme}://{parts.netloc}/").replace("\\-", "-") + ".*$"
@@ -165,7 +165,7 @@ def encode_url(options: Options) -> str:
     return options.encoder.rstrip("/") + "/encode"
 
 
-def _connectors(options: Options, encoder: Encoder) -> list[Resource]:
+def _connectors(options: Options, encoder: ServiceFacts) -> list[Resource]:
     if options.queries == "asymmetric":
         return [_connector(options, encoder, options.name, "${parameters.texts}", "${parameters.content_type}")]
     sides = {"documents": "document", "queries": "query"} if options.queries == "service" else {"documents": "document"}
@@ -175,7 +175,7 @@ def _connectors(options: Options, encoder: Encoder) -> list[Resource]:
     ]
 
 
-def _connector(options: Options, encoder: Encoder, name: str, texts: str, input_type: str) -> Resource:
+def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, input_type: str) -> Resource:
     fields = {"input_type": input_type, "sparse_embedding_format": "${parameters.sparse_embedding_format}"}
     if options.model_version:
         fields["version"] = options.model_version
@@ -252,7 +252,7 @@ def _tokenizer_model(options: Options, group: Resource, tokenizer: bytes) -> Res
     return Resource("model", name, body, tokenizer)
 
 
-def _ingest_pipeline(options: Options, facts: Facts, encoder: Encoder, documents: Resource) -> dict[str, Any]:
+def _ingest_pipeline(options: Options, facts: Facts, encoder: ServiceFacts, documents: Resource) -> dict[str, Any]:
     processors: list[dict[str, Any]] = []
     if facts.version < BLANK_FIELDS:
         processors += [

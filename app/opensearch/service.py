@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import Encoder
+from app.opensearch.plan import ServiceFacts
 
 
 class EncoderService:
@@ -55,13 +55,13 @@ class EncoderService:
         vectors: list[dict[str, float]] = answer.json()
         return vectors
 
-    def describe(self) -> Encoder:
+    def describe(self) -> ServiceFacts:
         """What a plan needs to know; of a service that cannot be reached from here, its defaults."""
         info = self.info()
         private = is_private(urlsplit(self.url).hostname or "")
         if info is None:
-            return Encoder(private_address=private)
-        return Encoder(
+            return ServiceFacts(private_address=private)
+        return ServiceFacts(
             private_address=private,
             max_texts_per_request=info["limits"]["max_texts_per_request"],
             request_timeout_seconds=info["limits"]["request_timeout_seconds"],

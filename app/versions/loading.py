@@ -1,4 +1,4 @@
-"""From a version in the store to a checkpoint that may be served, step by step, or a reason why not."""
+"""From a version in the store to a model that may be served, step by step, or a reason why not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from app.encoders.base import Encoder, EncoderError
+from app.encoders.base import EncoderError
 from app.metrics import Metrics
 from app.models import memory
-from app.models.loaded import Checkpoint, CheckpointError, check_golden, check_memory, load_checkpoint
-from app.models.wire import DottedTokens
+from app.models.loaded import Load, LoadedModel, ModelError, check_golden, check_memory
 from app.versions.gates import Rules, check_canary, check_lengths, check_vocabulary
 from app.versions.resident import Versions
-from sparse_encoder.artifact import Artifact, ArtifactError
+from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.store import Store, StoreError, UnknownVersionError
 
 #: The steps at which a version can be refused.
@@ -49,8 +48,7 @@ class Loader:
         self,
         store: Store,
         cache_dir: Path,
-        build_encoder: Callable[[Artifact], Encoder],
-        dotted_tokens: DottedTokens,
+        load: Load,
         rules: Rules,
         versions: Versions,
         metrics: Metrics,
@@ -58,8 +56,7 @@ class Loader:
         self.turn = asyncio.Lock()
         self._store = store
         self._cache_dir = cache_dir
-        self._build_encoder = build_encoder
-        self._dotted_tokens: DottedTokens = dotted_tokens
+        self._load_artifact = load
         self._rules = rules
         self._versions = versions
         self._metrics = metrics
@@ -69,11 +66,11 @@ class Loader:
     async def load(
         self,
         version: str,
-        served: Checkpoint | None = None,
+        served: LoadedModel | None = None,
         *,
         trusted: bool = False,
         superseded: Callable[[], bool] = lambda: False,
-    ) -> Checkpoint:
+    ) -> LoadedModel:
         """`version`, which passed every check.
 
         With `served` it is to take the place of that one: it must have its vocabulary and, unless `trusted`, resemble
@@ -84,7 +81,7 @@ class Loader:
         :raises StoreError: if the store cannot be reached.
         """
         resident = self._versions.get(version)
-        loaded = resident.checkpoint if resident else None
+        loaded = resident.model if resident else None
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -106,11 +103,11 @@ class Loader:
     def _load(
         self,
         version: str,
-        loaded: Checkpoint | None,
-        served: Checkpoint | None,
+        loaded: LoadedModel | None,
+        served: LoadedModel | None,
         trusted: bool,
         superseded: Callable[[], bool],
-    ) -> Checkpoint:
+    ) -> LoadedModel:
         @contextmanager
         def stage(name: str) -> Iterator[None]:
             if superseded():
@@ -135,7 +132,7 @@ class Loader:
                 check_memory(manifest.weight_bytes, memory.available_bytes())
             with stage("load"):
                 check_lengths(manifest, self._rules)
-                loaded = load_checkpoint(artifact, self._build_encoder, self._dotted_tokens)
+                loaded = self._load_artifact(artifact)
             with stage("golden"):
                 check_golden(loaded)
         assert loaded
@@ -151,7 +148,7 @@ class Loader:
         started = time.perf_counter()
         try:
             yield
-        except (ArtifactError, CheckpointError, EncoderError, UnknownVersionError) as error:
+        except (ArtifactError, ModelError, EncoderError, UnknownVersionError) as error:
             raise Refused(version, name, str(error)) from error
         except StoreError:
             raise
@@ -162,8 +159,8 @@ class Loader:
             self._metrics.swap_stage_seconds.labels(name).observe(time.perf_counter() - started)
 
 
-def _or_free(work: Callable[[], Checkpoint]) -> Checkpoint:
-    """Tracebacks hold the checkpoint that failed, which would be freed on the event loop and stop it meanwhile."""
+def _or_free(work: Callable[[], LoadedModel]) -> LoadedModel:
+    """Tracebacks hold the model that failed, which would be freed on the event loop and stop it meanwhile."""
     try:
         return work()
     except (Refused, Superseded) as error:

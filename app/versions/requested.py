@@ -11,7 +11,7 @@ from app.versions.watching import Snapshot, Watcher
 from sparse_encoder.store import StoreError
 
 
-class Pins:
+class Requested:
     """Several requests for one version wait for one load."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Pins:
             await self._wait_for(version)
         resident = self._versions.get(version)
         assert resident
-        resident.pinned = True
+        resident.requested = True
         return resident
 
     def forget_refusals(self) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints are in memory, which of them is served, and when one leaves. Used on the event loop only."""
+"""Which models are in memory, which of them is served, and when one leaves. Used on the event loop only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.metrics import Metrics
-from app.models.loaded import Checkpoint, peak_bytes
+from app.models.loaded import LoadedModel, peak_bytes
 from app.models.memory import available_bytes, give_back_freed_memory
 
 log = logging.getLogger(__name__)
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A checkpoint in memory."""
+    """A model in memory."""
 
-    checkpoint: Checkpoint
+    model: LoadedModel
     users: int = 0  #: requests that hold it
-    pinned: bool = False  #: a request asked for it by name, so it stays when another version is served
+    requested: bool = False  #: a request asked for it by name, so it stays when another version is served
     last_used: int = 0  #: rank among all uses
 
     @property
     def version(self) -> str:
-        return self.checkpoint.version
+        return self.model.version
 
 
 class Versions:
@@ -55,7 +55,7 @@ class Versions:
 
     @contextmanager
     def hold(self, resident: Resident) -> Iterator[Resident]:
-        """Keeps it in memory for as long as the block runs. Not to be kept, nor its checkpoint, after that."""
+        """Keeps it in memory for as long as the block runs. Not to be kept, nor its model, after that."""
         resident.users += 1
         resident.last_used = next(self._uses)
         try:
@@ -64,13 +64,13 @@ class Versions:
             resident.users -= 1
             self._tidy()
 
-    def add(self, checkpoint: Checkpoint) -> None:
+    def add(self, model: LoadedModel) -> None:
         """Takes in a version that requests ask for by name."""
-        self._take_in(Resident(checkpoint, pinned=True, last_used=next(self._uses)))
+        self._take_in(Resident(model, requested=True, last_used=next(self._uses)))
 
-    def serve(self, checkpoint: Checkpoint) -> None:
-        """From now on requests get `checkpoint`; those that hold another keep it until they are answered."""
-        resident = self._resident.get(checkpoint.version) or Resident(checkpoint, last_used=next(self._uses))
+    def serve(self, model: LoadedModel) -> None:
+        """From now on requests get `model`; those that hold another keep it until they are answered."""
+        resident = self._resident.get(model.version) or Resident(model, last_used=next(self._uses))
         self._take_in(resident)
         self.serving = resident
         self._metrics.model.clear()
@@ -91,7 +91,7 @@ class Versions:
 
     def _take_in(self, resident: Resident) -> None:
         if resident.version not in self._resident:
-            asyncio.get_running_loop().run_in_executor(None, _specialise, resident.checkpoint)
+            asyncio.get_running_loop().run_in_executor(None, _specialise, resident.model)
         self._resident[resident.version] = resident
         self._metrics.resident.labels(resident.version).set(1)
 
@@ -101,30 +101,30 @@ class Versions:
     def _tidy(self) -> None:
         idle = sorted(filter(self._idle, self._resident.values()), key=lambda resident: resident.last_used)
         for resident in idle:
-            if not resident.pinned or len(self._resident) > self.max_resident:
+            if not resident.requested or len(self._resident) > self.max_resident:
                 self._let_go(resident)
 
     def _let_go(self, resident: Resident) -> asyncio.Future[None]:
         """Done when its memory is free, which takes a third of a second for a model of 230 MB: in a thread."""
         del self._resident[resident.version]
         self._metrics.resident.remove(resident.version)
-        last = [resident.checkpoint]
-        del resident.checkpoint
+        last = [resident.model]
+        del resident.model
         return asyncio.get_running_loop().run_in_executor(None, _free, last)
 
 
-def _specialise(checkpoint: Checkpoint) -> None:
+def _specialise(model: LoadedModel) -> None:
     """While it serves already; it serves without as well."""
-    if peak_bytes(checkpoint.manifest.weight_bytes) > available_bytes():
-        log.info("%s: memory is short, so short queries have no graph of their own", checkpoint.version)
+    if peak_bytes(model.manifest.weight_bytes) > available_bytes():
+        log.info("%s: memory is short, so short queries have no graph of their own", model.version)
         return
     try:
-        checkpoint.encoder.specialise()
+        model.encoder.specialise()
     except Exception:
-        log.exception("%s: short queries have no graph of their own", checkpoint.version)
+        log.exception("%s: short queries have no graph of their own", model.version)
     give_back_freed_memory()
 
 
-def _free(last: list[Checkpoint]) -> None:
+def _free(last: list[LoadedModel]) -> None:
     last.clear()
     give_back_freed_memory()

@@ -6,25 +6,22 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from app.encoders.base import Encoder
 from app.metrics import Metrics
-from app.models.wire import DottedTokens
+from app.models.loaded import Load
 from app.versions.gates import Rules
 from app.versions.loading import Loader
-from app.versions.requested import Pins
+from app.versions.requested import Requested
 from app.versions.resident import Versions
 from app.versions.swap import Swapper
 from app.versions.watching import Watcher
-from sparse_encoder.artifact import Artifact
 from sparse_encoder.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class StoreSettings:
     """What is served from where; `Settings` explains each."""
 
     url: str
@@ -32,23 +29,20 @@ class Source:
     poll_seconds: float
     cache_dir: Path
     request_timeout_seconds: float
-    dotted_tokens: DottedTokens
     rules: Rules
 
 
 class Stored:
     """`start`, then use the parts, then `stop`; all on one event loop."""
 
-    def __init__(
-        self, source: Source, build_encoder: Callable[[Artifact], Encoder], versions: Versions, metrics: Metrics
-    ) -> None:
+    def __init__(self, settings: StoreSettings, load: Load, versions: Versions, metrics: Metrics) -> None:
         """:raises StoreError: if there is no such kind of store."""
-        store = Store(source.url)
+        store = Store(settings.url)
         self._versions = versions
-        self.watcher = Watcher(store, source.poll_seconds, _instance(), self._held, metrics)
-        loader = Loader(store, source.cache_dir, build_encoder, source.dotted_tokens, source.rules, versions, metrics)
-        self.swapper = Swapper(source.alias, versions, loader, self.watcher, metrics)
-        self.pins = Pins(source.alias, versions, loader, self.watcher, source.request_timeout_seconds)
+        self.watcher = Watcher(store, settings.poll_seconds, _instance(), self._held, metrics)
+        loader = Loader(store, settings.cache_dir, load, settings.rules, versions, metrics)
+        self.swapper = Swapper(settings.alias, versions, loader, self.watcher, metrics)
+        self.requested = Requested(settings.alias, versions, loader, self.watcher, settings.request_timeout_seconds)
         self._loader = loader
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from app.metrics import Metrics
-from app.models.loaded import CheckpointError
+from app.models.loaded import ModelError
 from app.versions.loading import STAGES, Loader, Refused, Superseded
 from app.versions.resident import Versions
 from app.versions.watching import Watcher
@@ -48,20 +48,20 @@ class Swapper:
         """Serves the version of the alias, or else the newest one before it that can be served.
 
         :raises StoreError: if the store cannot be read.
-        :raises CheckpointError: if there is no such version; tells why for each.
+        :raises ModelError: if there is no such version; tells why for each.
         """
         await self._watcher.poll()
         alias = self._wanted()
         if alias is None:
             known = ", ".join(self._watcher.snapshot.aliases) or "none"
-            raise CheckpointError(
+            raise ModelError(
                 f"the store {self._watcher.store.url} has no alias {self.alias!r} (it has {known}): publish a version "
                 "under this alias, or name another with --alias"
             )
         reasons = []
         for version in (alias.version, *alias.previous):
             try:
-                checkpoint = await self._loader.load(version)
+                model = await self._loader.load(version)
             except (Refused, StoreError) as error:
                 self._tell(version, error)
                 if version == alias.version and isinstance(error, Refused):
@@ -71,9 +71,9 @@ class Swapper:
             if reasons:
                 log.error("%s stands for %s, which cannot be served: serving %s", self.alias, alias.version, version)
             self._followed = alias
-            self._versions.serve(checkpoint)
+            self._versions.serve(model)
             return
-        raise CheckpointError(f"no version that {self.alias} stood for can be served:\n" + "\n".join(reasons))
+        raise ModelError(f"no version that {self.alias} stood for can be served:\n" + "\n".join(reasons))
 
     async def run(self) -> None:
         """Follows the alias, poll by poll, until cancelled."""
@@ -110,13 +110,13 @@ class Swapper:
     async def _swap(self, alias: Alias) -> None:
         before = self._versions.serving.version
         started = time.perf_counter()
-        checkpoint = await self._loader.load(
+        model = await self._loader.load(
             alias.version,
-            self._versions.serving.checkpoint,  # in no variable here: the one replaced must be free to leave
+            self._versions.serving.model,  # in no variable here: the one replaced must be free to leave
             trusted=self._is_way_back(alias.version),
             superseded=lambda: (now := self._wanted()) is not None and now.version != alias.version,
         )
-        self._versions.serve(checkpoint)
+        self._versions.serve(model)
         self._metrics.swaps.labels("served").inc()
         seconds = {
             "load_seconds": round(time.perf_counter() - started, 3),

@@ -60,11 +60,11 @@ async def load(version: str, request: Request) -> dict[str, object]:
     service = get_service(request)
     stored = _stored(service)
     await _poll(stored)
-    stored.pins.forget_refusals()
+    stored.requested.forget_refusals()
     if stored.watcher.snapshot.resolve(version) == _version_of(stored, stored.swapper.alias):
         return await _follow(service, stored, retry=True)
     try:
-        with service.versions.hold(await stored.pins.find(version)):
+        with service.versions.hold(await stored.requested.find(version)):
             return _outcome(service, stored)
     except Unavailable as error:
         raise Conflict(error.message, "version") from error

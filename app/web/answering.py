@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.engine.engine import Encoded
+from app.engine.engine import Encoding
 from app.errors import ClientGone, InvalidField
-from app.models.loaded import Checkpoint
+from app.models.loaded import LoadedModel
 from app.models.wire import Writer, write_vector
 from app.web.bodies import check_size
 from app.web.schemas import EncodeRequest
@@ -48,19 +48,19 @@ async def answer(request: Request, asked: EncodeRequest, write: Writer = write_v
 
 
 async def _answer(service: Service, asked: EncodeRequest, version: str | None, write: Writer) -> Response:
-    """From admission to the bytes of the answer with one checkpoint, whatever is served meanwhile."""
+    """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
-        keys = resident.checkpoint.keys.get(asked.sparse_embedding_format)
+        keys = resident.model.keys.get(asked.sparse_embedding_format)
         if keys is None:
             raise InvalidField(
                 f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
                 "ask for the format word",
                 "sparse_embedding_format",
             )
-        query_tokens = _query_tokens(asked, resident.checkpoint)
+        query_tokens = _query_tokens(asked, resident.model)
         encoded = await service.engine.encode(
-            resident.checkpoint, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+            resident.model, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
         )
         started = time.perf_counter()
         body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
@@ -92,7 +92,7 @@ def _asked_version(request: Request, asked: EncodeRequest) -> str | None:
     return given.pop() if given else None
 
 
-def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens | None:
+def _query_tokens(asked: EncodeRequest, model: LoadedModel) -> QueryTokens | None:
     """The table to encode the texts with, or None for the encoder."""
     if asked.input_type != "query":
         if asked.query_encoding:
@@ -106,10 +106,10 @@ def _query_tokens(asked: EncodeRequest, checkpoint: Checkpoint) -> QueryTokens |
             "ask for fewer",
             "top_k",
         )
-    available = checkpoint.query_tokens
+    available = model.query_tokens
     if asked.query_encoding == "inference_free" and available is None:
         raise InvalidField(
-            f'model {checkpoint.version} has no query weights (query_tokens.json): use "query_encoding": "model"',
+            f'model {model.version} has no query weights (query_tokens.json): use "query_encoding": "model"',
             "query_encoding",
         )
     wanted = asked.query_encoding == "inference_free" or (
@@ -154,7 +154,7 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             watch.cancel()
 
 
-async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoded, write: Callable[..., str]) -> bytes:
+async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoding, write: Callable[..., str]) -> bytes:
     is_query = asked.input_type == "query"
     top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
     max_weight = MAX_QUERY_WEIGHT if is_query else math.inf

@@ -20,8 +20,8 @@ router = APIRouter()
 @router.get("/info", summary="Model, versions, limits and device")
 async def info(request: Request) -> JSONResponse:
     service = get_service(request)
-    checkpoint = service.versions.serving.checkpoint
-    manifest, tokens = checkpoint.manifest, checkpoint.query_tokens
+    model = service.versions.serving.model
+    manifest, tokens = model.manifest, model.query_tokens
     return JSONResponse(
         {
             "model": {
@@ -39,7 +39,7 @@ async def info(request: Request) -> JSONResponse:
                 "evaluation": dict(manifest.evaluation),
             },
             "versions": {"serving": manifest.version, **(service.stored.describe() if service.stored else {})},
-            "device": checkpoint.encoder.device,
+            "device": model.encoder.device,
             "limits": asdict(service.limits),
             **_as_text_embeddings_inference(service),
         }
@@ -47,8 +47,8 @@ async def info(request: Request) -> JSONResponse:
 
 
 def _as_text_embeddings_inference(service: Service) -> dict[str, object]:
-    checkpoint, limits = service.versions.serving.checkpoint, service.limits
-    manifest, precision = checkpoint.manifest, checkpoint.encoder.device.split()[-1]
+    model, limits = service.versions.serving.model, service.limits
+    manifest, precision = model.manifest, model.encoder.device.split()[-1]
     return {
         "model_id": manifest.version,
         "model_sha": None,

@@ -50,7 +50,7 @@ class Service:
         if name is None:
             return self.versions.serving
         if self.stored:
-            return await self.stored.pins.find(name)
+            return await self.stored.requested.find(name)
         if name != self.versions.serving.version:
             raise UnknownVersion(
                 f"there is no version {name[:128]!r}: this service has no store, only {self.versions.serving.version}"
@@ -66,7 +66,7 @@ class Service:
             raise Unavailable("the service is stopping")
         try:
             with self.versions.hold(self.versions.serving) as resident:
-                await self.engine.check(resident.checkpoint)
+                await self.engine.check(resident.model)
                 return resident.version
         except ServiceError as error:
             raise Unavailable(f"the encoder does not answer: {error.message}") from error

@@ -14,7 +14,7 @@ import yaml
 from app.opensearch.__main__ import _parser
 from app.opensearch.advice import ADVICE, advice_for
 from app.opensearch.facts import Facts, OpenSearchError, Version, parse_version
-from app.opensearch.plan import LOCAL_FILE, ML_NODES_ONLY, PRIVATE, TRUSTED, Encoder, Options, Plan, make_plan
+from app.opensearch.plan import LOCAL_FILE, ML_NODES_ONLY, PRIVATE, TRUSTED, Options, Plan, ServiceFacts, make_plan
 from app.opensearch.service import is_private
 from app.opensearch.settings_record import RECORD, to_apply, to_restore
 
@@ -27,7 +27,9 @@ FACTS = Facts((3, 6, 0), PLUGINS, has_ml_node=False, settings=SETTINGS, persiste
 def plan(version: Version = (3, 6, 0), *, private: bool = True, facts: Facts = FACTS, **options: Any) -> Plan:
     wanted = Options(encoder="http://10.0.0.5:8080", **options)
     tokenizer = b"zip" if wanted.queries == "tokenizer" else None
-    return make_plan(wanted, dataclasses.replace(facts, version=version), Encoder(private_address=private), tokenizer)
+    return make_plan(
+        wanted, dataclasses.replace(facts, version=version), ServiceFacts(private_address=private), tokenizer
+    )
 
 
 def body(made: Plan, kind: str) -> Any:

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from app.encoders.openvino_encoder import OpenVINOEncoder
-from app.models.loaded import load_checkpoint
+from app.models.loaded import load_model
 from sparse_encoder.artifact import Artifact, read_artifact, read_manifest, write_artifact
 from tests.training.ways import check_ways
 from training.card import model_card
@@ -58,7 +58,7 @@ def test_the_loop_of_the_card_of_v1_runs_on_what_the_class_returns(
         sparse_repr, _ = model(**tokenizer("손해배상", return_tensors="pt"))
     exec(TOP_20, {"sparse_repr": sparse_repr, "tokenizer": tokenizer})
     lines = capsys.readouterr().out.splitlines()
-    checkpoint = load_checkpoint(published, lambda served: OpenVINOEncoder(served, "f32", threads=1))
+    checkpoint = load_model(published, lambda served: OpenVINOEncoder(served, "f32", threads=1))
     vector = checkpoint.vector("손해배상", "document").prune(top_k=20)
     weights = [float(line.rpartition(": ")[2]) for line in lines]
     np.testing.assert_allclose(weights, vector.weights, atol=1e-4)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
 
 from app.encoders.openvino_encoder import OpenVINOEncoder
-from app.models.loaded import load_checkpoint
+from app.models.loaded import load_model
 from sparse_encoder.artifact import Artifact, Description, write_artifact
 from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
@@ -131,7 +131,7 @@ def test_the_head_learns_from_states_alone(run: Path) -> None:
 def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, tmp_path: Path) -> None:
     unpacked = unpack(run / "packed", tmp_path / "unpacked")
     assert unpacked.manifest == artifact.manifest
-    load_checkpoint(unpacked, lambda served: OpenVINOEncoder(served, "f32"))  # refuses what misses its golden vectors
+    load_model(unpacked, lambda served: OpenVINOEncoder(served, "f32"))  # refuses what misses its golden vectors
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -11,7 +11,7 @@ from sentence_transformers.sparse_encoder import SparseEncoder
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from app.encoders.openvino_encoder import OpenVINOEncoder
-from app.models.loaded import check_golden, load_checkpoint
+from app.models.loaded import check_golden, load_model
 from sparse_encoder.artifact import Artifact
 from tests.tiny import SENTENCES, dense
 
@@ -26,7 +26,7 @@ def check_ways(artifact: Artifact) -> None:
 
 
 def by_the_service(artifact: Artifact) -> NDArray[np.float32]:
-    checkpoint = load_checkpoint(artifact, lambda served: OpenVINOEncoder(served, "f32", threads=1))
+    checkpoint = load_model(artifact, lambda served: OpenVINOEncoder(served, "f32", threads=1))
     check_golden(checkpoint)
     size = artifact.manifest.vocabulary_size
     return np.stack([dense(checkpoint.vector(text, "document"), size) for text in TEXTS])

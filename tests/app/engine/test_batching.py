@@ -10,7 +10,7 @@ class Text:
     tokens: int
     is_query: bool = False
     abandoned: bool = False
-    checkpoint: str = "served"
+    model: str = "served"
 
 
 def queue(*tokens: int, budget: int = 100) -> BatchQueue[Text]:
@@ -79,12 +79,12 @@ def test_abandoned_texts_never_reach_the_encoder() -> None:
     assert len(waiting) == 0
 
 
-def test_texts_of_two_checkpoints_never_share_a_batch_and_none_starves() -> None:
+def test_texts_of_two_models_never_share_a_batch_and_none_starves() -> None:
     waiting = queue()
-    texts = [Text(10, checkpoint=name) for name in "abaab"]
+    texts = [Text(10, model=name) for name in "abaab"]
     waiting.extend(texts)
     assert waiting.next_batch() == [texts[0], texts[2], texts[3]]
-    waiting.extend(Text(10, checkpoint="a") for _ in range(50))
+    waiting.extend(Text(10, model="a") for _ in range(50))
     assert waiting.next_batch() == [texts[1], texts[4]]
 
 

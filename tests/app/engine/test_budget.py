@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.engine.budget import LEAST, MOST, SECONDS, choose_batch_tokens, measured_batch_tokens
-from app.models.loaded import load_checkpoint
+from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
 from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
@@ -23,8 +23,8 @@ def test_a_run_takes_about_the_time(tokens_a_second: float, tokens: int) -> None
 def test_the_longest_text_always_fits(tiny_artifact: Path) -> None:
     artifact = read_artifact(tiny_artifact)
     encoder = ControlledEncoder(openvino(artifact))
-    checkpoint = load_checkpoint(artifact, lambda _: encoder)
-    assert artifact.manifest.max_length_document <= measured_batch_tokens(checkpoint) <= MOST
+    model = load_model(artifact, lambda _: encoder)
+    assert artifact.manifest.max_length_document <= measured_batch_tokens(model) <= MOST
     assert [len(batch) for batch in encoder.batches] == [4, 4]
 
 
@@ -32,4 +32,4 @@ def test_a_device_without_memory_gets_the_smallest_run(tiny_artifact: Path) -> N
     artifact = read_artifact(tiny_artifact)
     encoder = ControlledEncoder(openvino(artifact))
     encoder.most_texts = 2
-    assert measured_batch_tokens(load_checkpoint(artifact, lambda _: encoder)) == LEAST
+    assert measured_batch_tokens(load_model(artifact, lambda _: encoder)) == LEAST

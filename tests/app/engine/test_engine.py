@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.engine.engine import Encoded, Engine
+from app.engine.engine import Encoding, Engine
 from app.errors import EncodingFailed, Overloaded, Unavailable
 from app.metrics import Metrics
-from app.models.loaded import Checkpoint, load_checkpoint
+from app.models.loaded import LoadedModel, load_model
 from sparse_encoder.artifact import InputType, read_artifact
 from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
@@ -27,14 +27,14 @@ def encoder(tiny_artifact: Path) -> ControlledEncoder:
 
 
 @pytest.fixture
-def checkpoint(tiny_artifact: Path, encoder: ControlledEncoder) -> Checkpoint:
-    return load_checkpoint(read_artifact(tiny_artifact), lambda _: encoder)
+def model(tiny_artifact: Path, encoder: ControlledEncoder) -> LoadedModel:
+    return load_model(read_artifact(tiny_artifact), lambda _: encoder)
 
 
-class OneCheckpoint(Engine):
+class OneModel(Engine):
     """Most tests have one."""
 
-    def __init__(self, checkpoint: Checkpoint, timeout: float = 50.0) -> None:
+    def __init__(self, model: LoadedModel, timeout: float = 50.0) -> None:
         super().__init__(
             Metrics(),
             max_batch_tokens=64,
@@ -42,22 +42,22 @@ class OneCheckpoint(Engine):
             request_timeout_seconds=timeout,
             query_cache_size=4,
         )
-        self.checkpoint = checkpoint
+        self.model = model
 
-    async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoded:
-        return await self.encode(self.checkpoint, texts, input_type)
+    async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoding:
+        return await self.encode(self.model, texts, input_type)
 
 
 @pytest.fixture
-async def engine(checkpoint: Checkpoint, encoder: ControlledEncoder) -> AsyncIterator[OneCheckpoint]:
-    made = OneCheckpoint(checkpoint)
+async def engine(model: LoadedModel, encoder: ControlledEncoder) -> AsyncIterator[OneModel]:
+    made = OneModel(model)
     made.start()
     yield made
     encoder.release()
     await made.stop()
 
 
-def start(engine: OneCheckpoint, *texts: str, query: bool = False) -> asyncio.Task[Encoded]:
+def start(engine: OneModel, *texts: str, query: bool = False) -> asyncio.Task[Encoding]:
     return asyncio.create_task(engine.vectors(texts, "query" if query else "document"))
 
 
@@ -67,7 +67,7 @@ async def queued(engine: Engine, count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: OneCheckpoint) -> None:
+async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engine: OneModel) -> None:
     texts = [SENTENCES[0], "나", SENTENCES[1], "a", " ".join(SENTENCES)]
     together = await engine.vectors(texts, "document")
     for text, vector in zip(texts, together.vectors, strict=True):
@@ -76,16 +76,14 @@ async def test_vectors_come_in_the_order_of_the_texts_though_batches_do_not(engi
         np.testing.assert_allclose(vector.weights, alone.weights, rtol=0, atol=1e-4)
 
 
-async def test_blank_texts_get_empty_vectors_without_the_encoder(
-    engine: OneCheckpoint, encoder: ControlledEncoder
-) -> None:
+async def test_blank_texts_get_empty_vectors_without_the_encoder(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     encoded = await engine.vectors(["", " \n\t", "\u200b"], "document")
     assert [len(vector) for vector in encoded.vectors] == [0, 0, 0]
     assert (encoder.batches, encoded.tokens) == ([], 0)
 
 
-async def test_queries_overtake_documents_that_wait(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_queries_overtake_documents_that_wait(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -98,7 +96,7 @@ async def test_queries_overtake_documents_that_wait(engine: OneCheckpoint, encod
     assert [len(batch[0]) for batch in encoder.batches[1:]] == [query.result().tokens, document.result().tokens]
 
 
-async def test_requests_that_wait_together_share_a_batch(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_requests_that_wait_together_share_a_batch(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -109,7 +107,7 @@ async def test_requests_that_wait_together_share_a_batch(engine: OneCheckpoint, 
     assert [len(batch) for batch in encoder.batches] == [1, 4]
 
 
-async def test_an_abandoned_request_is_never_computed(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_an_abandoned_request_is_never_computed(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -124,7 +122,7 @@ async def test_an_abandoned_request_is_never_computed(engine: OneCheckpoint, enc
 
 
 async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     accepted = start(engine, *"가나다라마바사")
@@ -137,7 +135,7 @@ async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not
 
 
 async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     encoder.fails = True
@@ -149,14 +147,14 @@ async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
     outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EncodingFailed] * 3
     with pytest.raises(EncodingFailed):
-        await engine.check(engine.checkpoint)
+        await engine.check(engine.model)
     encoder.fails = False
-    await engine.check(engine.checkpoint)
+    await engine.check(engine.model)
     assert len((await engine.vectors(["손해배상"], "query")).vectors[0])
 
 
-async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint, encoder: ControlledEncoder) -> None:
-    engine = OneCheckpoint(checkpoint, timeout=0.001)
+async def test_a_request_that_takes_too_long_is_given_up(model: LoadedModel, encoder: ControlledEncoder) -> None:
+    engine = OneModel(model, timeout=0.001)
     engine.start()
     encoder.hold()
     with pytest.raises(Unavailable, match=r"not encoded within 0\.001 s"):
@@ -167,9 +165,9 @@ async def test_a_request_that_takes_too_long_is_given_up(checkpoint: Checkpoint,
 
 
 async def test_stop_answers_what_waits_and_refuses_what_comes_later(
-    checkpoint: Checkpoint, encoder: ControlledEncoder
+    model: LoadedModel, encoder: ControlledEncoder
 ) -> None:
-    engine = OneCheckpoint(checkpoint)
+    engine = OneModel(model)
     engine.start()
     encoder.hold()
     running = start(engine, "a")
@@ -185,12 +183,12 @@ async def test_stop_answers_what_waits_and_refuses_what_comes_later(
     assert all(len(encoded.vectors) == 1 for encoded in await asyncio.gather(running, waiting))
 
 
-async def test_a_batch_never_has_two_checkpoints_and_each_answer_is_of_its_own(
-    engine: OneCheckpoint, encoder: ControlledEncoder, tmp_path: Path
+async def test_a_batch_never_has_two_models_and_each_answer_is_of_its_own(
+    engine: OneModel, encoder: ControlledEncoder, tmp_path: Path
 ) -> None:
     artifact = read_artifact(publish(tmp_path / "other", "tiny-v2", bias_shift=0.5))
     other = ControlledEncoder(openvino(artifact))
-    second = load_checkpoint(artifact, lambda _: other)
+    second = load_model(artifact, lambda _: other)
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -202,27 +200,27 @@ async def test_a_batch_never_has_two_checkpoints_and_each_answer_is_of_its_own(
     assert [len(batch) for batch in encoder.batches] == [1, 2]
     assert [len(batch) for batch in other.batches] == [2]
     for ours, others, text in zip(mine, theirs, "가나", strict=True):
-        for task, checkpoint in ((ours, engine.checkpoint), (others, second)):
+        for task, model in ((ours, engine.model), (others, second)):
             (vector,) = task.result().vectors
-            np.testing.assert_allclose(vector.weights, checkpoint.vector(text, "document").weights, atol=1e-4)
+            np.testing.assert_allclose(vector.weights, model.vector(text, "document").weights, atol=1e-4)
         assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], 0.01)
 
 
-async def test_the_idle_engine_keeps_no_checkpoint_in_memory(engine: OneCheckpoint, tmp_path: Path) -> None:
+async def test_the_idle_engine_keeps_no_model_in_memory(engine: OneModel, tmp_path: Path) -> None:
     artifact = read_artifact(publish(tmp_path / "other", "tiny-v2"))
-    checkpoint = load_checkpoint(artifact, openvino)
-    gone = weakref.ref(checkpoint.encoder)
+    model = load_model(artifact, openvino)
+    gone = weakref.ref(model.encoder)
     gc.disable()  # reference counts must do it: a collection comes too late for a model of hundreds of megabytes
     try:
-        await engine.encode(checkpoint, ["손해배상"], "document")
-        del checkpoint
+        await engine.encode(model, ["손해배상"], "document")
+        del model
         while gone():  # noqa: ASYNC110 - the encoder's thread has it for a moment
             await asyncio.sleep(0.001)
     finally:
         gc.enable()
 
 
-async def test_identical_texts_in_flight_are_computed_once(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_identical_texts_in_flight_are_computed_once(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -241,7 +239,7 @@ async def test_identical_texts_in_flight_are_computed_once(engine: OneCheckpoint
 
 
 async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     running = start(engine, "a")
@@ -260,7 +258,7 @@ async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
 
 
 async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     running = start(engine, "a")
@@ -276,7 +274,7 @@ async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
     assert len(second.result().vectors[0])
 
 
-async def test_recent_queries_are_not_computed_again(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_recent_queries_are_not_computed_again(engine: OneModel, encoder: ControlledEncoder) -> None:
     first = await engine.vectors(["손해배상", "인공지능"], "query")
     again = await engine.vectors(["인공지능", "손해배상"], "query")
     assert len(encoder.batches) == 1
@@ -292,7 +290,7 @@ async def test_recent_queries_are_not_computed_again(engine: OneCheckpoint, enco
 
 
 async def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     running = start(engine, "a")
@@ -305,10 +303,10 @@ async def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
     assert [len(batch) for batch in encoder.batches] == [1, 5, 2, 1, 1, 3, 1, 2, 1, 1]
     for task, text in zip(waiting, "가나다라마", strict=True):
         (vector,) = task.result().vectors
-        np.testing.assert_allclose(vector.weights, engine.checkpoint.vector(text, "document").weights, atol=1e-4)
+        np.testing.assert_allclose(vector.weights, engine.model.vector(text, "document").weights, atol=1e-4)
 
 
-async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, encoder: ControlledEncoder) -> None:
+async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
     await encoder.entered()
@@ -317,12 +315,12 @@ async def test_only_the_text_that_cannot_fit_alone_fails(engine: OneCheckpoint, 
     await queued(engine, 2)
     encoder.release()
     outcomes = await asyncio.gather(running, long, short, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [Encoded, EncodingFailed, Encoded]
+    assert [type(outcome) for outcome in outcomes] == [Encoding, EncodingFailed, Encoding]
     assert len((await engine.vectors(["가"], "document")).vectors[0])
 
 
 async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
-    engine: OneCheckpoint, encoder: ControlledEncoder
+    engine: OneModel, encoder: ControlledEncoder
 ) -> None:
     encoder.hold()
     running = start(engine, SENTENCES[0])

@@ -17,7 +17,7 @@ from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.main import create_app
 from app.models import memory
 from app.models.conversion import open_model
-from app.models.loaded import CheckpointError, check_golden, load_checkpoint
+from app.models.loaded import ModelError, check_golden, load_model
 from app.settings import Settings
 from sparse_encoder.artifact import Artifact, ArtifactError, read_artifact
 from sparse_encoder.checkpoint.source import Choices
@@ -38,8 +38,8 @@ def opened(model: Path, cache: Path, choices: Choices | None = None) -> Artifact
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path: Path) -> None:
     source = SHAPES[shape](tmp_path / "source")
-    checkpoint = load_checkpoint(opened(source, tmp_path / "cache"), exact)
-    check_golden(checkpoint)
+    loaded = load_model(opened(source, tmp_path / "cache"), exact)
+    check_golden(loaded)
     if shape in foreign.SENTENCE_TRANSFORMERS:
         encoder = SparseEncoder(str(source), device="cpu")
         theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False)
@@ -47,10 +47,10 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
     else:
         if shape == "v1_wrapper":  # reads only with code of its own; it is this model with other names
             source = foreign.modernbert_legacy(tmp_path / "unwrapped")
-        expected = foreign.by_transformers(source, checkpoint.max_length("document"))
-    expected[:, list(checkpoint.manifest.never_emitted_ids)] = 0
-    for text, row in zip(foreign.TEXTS, expected[:, : checkpoint.manifest.vocabulary_size], strict=True):
-        np.testing.assert_allclose(dense(checkpoint.vector(text, "document"), len(row)), row, atol=1e-4)
+        expected = foreign.by_transformers(source, loaded.max_length("document"))
+    expected[:, list(loaded.manifest.never_emitted_ids)] = 0
+    for text, row in zip(foreign.TEXTS, expected[:, : loaded.manifest.vocabulary_size], strict=True):
+        np.testing.assert_allclose(dense(loaded.vector(text, "document"), len(row)), row, atol=1e-4)
         assert row.any()
 
 
@@ -58,14 +58,14 @@ def test_the_sizes_of_v1(tmp_path: Path) -> None:
     """With 2 of its 22 layers; `benchmarks/base_shape.py` takes all."""
     plain = foreign.base_shape(tmp_path / "plain", layers=2)
     source = foreign.wrap(Path(shutil.copytree(plain, tmp_path / "wrapped")))
-    checkpoint = load_checkpoint(opened(source, tmp_path / "cache"), exact)
-    manifest = checkpoint.manifest
-    assert (manifest.vocabulary_size, checkpoint.tokenizer.pad_id) == (50_000, 49_999)
+    loaded = load_model(opened(source, tmp_path / "cache"), exact)
+    manifest = loaded.manifest
+    assert (manifest.vocabulary_size, loaded.tokenizer.pad_id) == (50_000, 49_999)
     assert manifest.max_length_document == 64  # of its tokenizer; there are positions for 16,384
     expected = foreign.by_transformers(plain, 64)
     expected[:, list(manifest.never_emitted_ids)] = 0
     for text, row in zip(foreign.TEXTS, expected, strict=True):
-        np.testing.assert_allclose(dense(checkpoint.vector(text, "document"), len(row)), row, atol=1e-4)
+        np.testing.assert_allclose(dense(loaded.vector(text, "document"), len(row)), row, atol=1e-4)
         assert row.any()
 
 
@@ -141,7 +141,7 @@ def test_it_is_converted_once_and_again_when_it_changes(tmp_path: Path) -> None:
 def test_an_artifact_is_served_as_it_is(tiny_artifact: Path, tmp_path: Path) -> None:
     assert opened(tiny_artifact, tmp_path / "cache") == read_artifact(tiny_artifact)
     assert not (tmp_path / "cache").exists()
-    with pytest.raises(CheckpointError, match="says its own lengths: leave out --max-length-document"):
+    with pytest.raises(ModelError, match="says its own lengths: leave out --max-length-document"):
         opened(tiny_artifact, tmp_path / "cache", Choices(max_length_query=10))
 
 
@@ -153,9 +153,7 @@ def test_a_length_beyond_the_positions_is_refused(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(
-        CheckpointError, match=r"file cannot be written .*: give a directory that can be, with --cache-dir"
-    ):
+    with pytest.raises(ModelError, match=r"file cannot be written .*: give a directory that can be, with --cache-dir"):
         opened(foreign.bert(tmp_path / "source"), tmp_path / "file")
 
 
@@ -164,6 +162,6 @@ def test_memory_is_looked_at_before_anything_is_converted(
 ) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 100_000)
     for model in (foreign.bert(tmp_path / "source"), tiny_artifact):
-        with pytest.raises(CheckpointError, match="0 MB are available: raise the memory limit"):
+        with pytest.raises(ModelError, match="0 MB are available: raise the memory limit"):
             opened(model, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from app.models import loaded as checkpoints
-from app.models.loaded import Checkpoint, CheckpointError, check_golden, load_checkpoint, open_artifact
+from app.models import loaded as models
+from app.models.loaded import LoadedModel, ModelError, check_golden, load_model, open_artifact
 from sparse_encoder.artifact import Artifact, ArtifactError, file_record, read_artifact
 from sparse_encoder.packed import SCALE, pack
 from tests.app.conftest import openvino
 
 
-def load(artifact: Artifact) -> Checkpoint:
-    checkpoint = load_checkpoint(artifact, openvino)
-    check_golden(checkpoint)
-    return checkpoint
+def load(artifact: Artifact) -> LoadedModel:
+    model = load_model(artifact, openvino)
+    check_golden(model)
+    return model
 
 
 @pytest.fixture
@@ -44,14 +44,14 @@ def altered(tiny_artifact: Path, tmp_path: Path) -> Callable[[str, Callable[[str
 def embedded(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model in the place of the one that the package carries."""
     packed = pack(tiny_artifact, tmp_path / "embedded")
-    monkeypatch.setattr(checkpoints, "EMBEDDED", packed)
+    monkeypatch.setattr(models, "EMBEDDED", packed)
     return packed
 
 
 def test_an_artifact_that_reproduces_its_golden_vectors_is_loaded(tiny_artifact: Path) -> None:
-    checkpoint = load(read_artifact(tiny_artifact))
-    assert checkpoint.manifest.version == "tiny-v1"
-    assert (checkpoint.max_length("query"), checkpoint.max_length("document")) == (32, 64)
+    model = load(read_artifact(tiny_artifact))
+    assert model.manifest.version == "tiny-v1"
+    assert (model.max_length("query"), model.max_length("document")) == (32, 64)
 
 
 def test_one_golden_weight_that_is_off_is_refused_with_the_line_and_the_token(
@@ -63,7 +63,7 @@ def test_one_golden_weight_that_is_off_is_refused_with_the_line_and_the_token(
         return "".join(json.dumps(line) + "\n" for line in lines)
 
     artifact = read_artifact(altered("golden.jsonl", raise_one_weight))
-    with pytest.raises(CheckpointError, match=r"tiny-v1 does not reproduce line 3 .* '.+' is -0\.01 off"):
+    with pytest.raises(ModelError, match=r"tiny-v1 does not reproduce line 3 .* '.+' is -0\.01 off"):
         load(artifact)
 
 
@@ -74,7 +74,7 @@ def test_a_golden_token_that_is_missing_is_refused(altered: Callable[[str, Calla
         return "".join(json.dumps(line) + "\n" for line in lines)
 
     artifact = read_artifact(altered("golden.jsonl", drop_one_token))
-    with pytest.raises(CheckpointError, match="line 1 of its golden"):
+    with pytest.raises(ModelError, match="line 1 of its golden"):
         load(artifact)
 
 
@@ -82,13 +82,13 @@ def test_another_tokenizer_is_refused(altered: Callable[[str, Callable[[str], st
     artifact = read_artifact(
         altered("tokenizer.json", lambda text: text.replace('"lowercase": true', '"lowercase": false'))
     )
-    with pytest.raises(CheckpointError, match="does not reproduce line"):
+    with pytest.raises(ModelError, match="does not reproduce line"):
         load(artifact)
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(altered: Callable[[str, Callable[[str], str]], Path]) -> None:
     artifact = read_artifact(altered("tokenizer.json", lambda _: "{}"))
-    with pytest.raises(CheckpointError, match="the tokenizer of tiny-v1 cannot be used"):
+    with pytest.raises(ModelError, match="the tokenizer of tiny-v1 cannot be used"):
         load(artifact)
 
 
@@ -109,11 +109,11 @@ def test_weights_that_were_changed_do_not_reproduce_the_golden_vectors(embedded:
     tensors = load_file(file)
     name = next(name for name in tensors if name.endswith(SCALE))
     save_file({**tensors, name: tensors[name] * 2}, file)
-    with pytest.raises(CheckpointError, match="does not reproduce line"):
+    with pytest.raises(ModelError, match="does not reproduce line"):
         check_golden(load(open_artifact(None)))
 
 
 def test_without_any_model_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checkpoints, "EMBEDDED", tmp_path / "none")
-    with pytest.raises(CheckpointError, match="--model DIRECTORY"):
+    monkeypatch.setattr(models, "EMBEDDED", tmp_path / "none")
+    with pytest.raises(ModelError, match="--model DIRECTORY"):
         open_artifact(None)

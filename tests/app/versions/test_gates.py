@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.models.loaded import CheckpointError, check_memory
+from app.models.loaded import ModelError, check_memory
 from app.models.memory import available_bytes, give_back_freed_memory
 from app.versions.gates import Rules, check_lengths
 from app.versions.watching import Snapshot
@@ -60,14 +60,14 @@ def test_the_memory_message_has_both_figures(tiny_artifact: Path) -> None:
     weights = manifest.files["model.safetensors"]
     manifest = replace(manifest, files={**manifest.files, "model.safetensors": replace(weights, bytes=200_000_000)})
     check_memory(manifest.weight_bytes, 540_000_000)
-    with pytest.raises(CheckpointError, match=r"takes up to 540 MB, 539 MB are available: raise"):
+    with pytest.raises(ModelError, match=r"takes up to 540 MB, 539 MB are available: raise"):
         check_memory(manifest.weight_bytes, 539_400_000)
 
 
 def test_a_budget_that_the_longest_text_exceeds_is_refused(tiny_artifact: Path) -> None:
     manifest = read_artifact(tiny_artifact).manifest
     check_lengths(manifest, RULES)
-    with pytest.raises(CheckpointError, match="can have 64 tokens, but max_batch_tokens is 63: raise it"):
+    with pytest.raises(ModelError, match="can have 64 tokens, but max_batch_tokens is 63: raise it"):
         check_lengths(manifest, replace(RULES, max_batch_tokens=63))
 
 

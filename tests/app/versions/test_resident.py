@@ -1,4 +1,4 @@
-"""What happens to a checkpoint that is taken into memory; how versions leave is in `test_stored`."""
+"""What happens to a model that is taken into memory; how versions leave is in `test_stored`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.metrics import Metrics
-from app.models.loaded import Checkpoint, load_checkpoint
+from app.models.loaded import LoadedModel, load_model
 from app.versions import resident as versions
 from app.versions.resident import Versions
 from sparse_encoder.artifact import read_artifact
@@ -23,8 +23,8 @@ def encoder(tiny_artifact: Path) -> ControlledEncoder:
 
 
 @pytest.fixture
-def checkpoint(tiny_artifact: Path, encoder: ControlledEncoder) -> Checkpoint:
-    return load_checkpoint(read_artifact(tiny_artifact), lambda artifact: encoder)
+def model(tiny_artifact: Path, encoder: ControlledEncoder) -> LoadedModel:
+    return load_model(read_artifact(tiny_artifact), lambda artifact: encoder)
 
 
 async def background() -> None:
@@ -32,41 +32,39 @@ async def background() -> None:
     await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_an_encoder_is_specialised_once_while_it_serves(
-    checkpoint: Checkpoint, encoder: ControlledEncoder
-) -> None:
+async def test_an_encoder_is_specialised_once_while_it_serves(model: LoadedModel, encoder: ControlledEncoder) -> None:
     served = Versions(Metrics(), max_resident=2)
-    served.serve(checkpoint)
-    assert served.serving.checkpoint is checkpoint
+    served.serve(model)
+    assert served.serving.model is model
     await background()
     assert encoder.specialised.is_set()
     encoder.specialised.clear()
-    served.serve(checkpoint)
+    served.serve(model)
     assert not encoder.specialised.is_set()
 
 
 async def test_one_that_cannot_be_specialised_serves_as_it_is(
-    checkpoint: Checkpoint, encoder: ControlledEncoder, caplog: pytest.LogCaptureFixture
+    model: LoadedModel, encoder: ControlledEncoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder.fails = True
     served = Versions(Metrics(), max_resident=2)
-    served.serve(checkpoint)
+    served.serve(model)
     await background()
     assert "short queries have no graph of their own" in caplog.text
     assert "RuntimeError: no graph of its own" in caplog.text
     encoder.fails = False
-    assert len(checkpoint.vector("손해배상", "query"))
+    assert len(model.vector("손해배상", "query"))
 
 
 async def test_nothing_is_specialised_where_memory_is_short(
-    checkpoint: Checkpoint,
+    model: LoadedModel,
     encoder: ControlledEncoder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.INFO, "app")
-    monkeypatch.setattr(versions, "available_bytes", lambda: checkpoint.manifest.weight_bytes)
-    Versions(Metrics(), max_resident=2).serve(checkpoint)
+    monkeypatch.setattr(versions, "available_bytes", lambda: model.manifest.weight_bytes)
+    Versions(Metrics(), max_resident=2).serve(model)
     await background()
     assert not encoder.specialised.is_set()
     assert "memory is short" in caplog.text

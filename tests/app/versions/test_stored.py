@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from app.main import create_app
 from app.models import memory
-from app.models.loaded import CheckpointError
+from app.models.loaded import ModelError
 from app.settings import Settings
 from sparse_encoder.artifact import Artifact
 from sparse_encoder.store import Store
@@ -223,7 +223,7 @@ async def test_without_memory_for_a_second_model_the_first_stays(
         assert await service.version() == "v1"
 
 
-async def test_idle_pinned_versions_make_room_before_a_swap_is_refused_for_memory(
+async def test_idle_requested_versions_make_room_before_a_swap_is_refused_for_memory(
     store: Store, published: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.publish(published["v2"], by="test")
@@ -329,10 +329,10 @@ async def test_if_no_version_works_the_start_is_refused_with_the_reason_of_each(
     for version, kind in (("bad1", "golden mismatch"), ("bad2", "truncated file")):
         put_broken(Path(store.url), published["v3"], version, kind)
         store.set_alias("stable", version, by="test")
-    with pytest.raises(CheckpointError, match=r"(?s)bad2 .*bytes instead of.*bad1 .*does not reproduce"):
+    with pytest.raises(ModelError, match=r"(?s)bad2 .*bytes instead of.*bad1 .*does not reproduce"):
         async with running(store):
             pass
-    with pytest.raises(CheckpointError, match=r"no alias 'live' \(it has stable\)"):
+    with pytest.raises(ModelError, match=r"no alias 'live' \(it has stable\)"):
         async with running(store, alias="live"):
             pass
 
@@ -440,7 +440,7 @@ async def test_a_version_that_requests_ask_for_stays_when_another_comes_to_be_se
         assert len(service.encoders["v1"]) == 1
 
 
-async def test_a_pinned_version_comes_to_be_served_without_being_loaded_again_but_not_unchecked(
+async def test_a_requested_version_comes_to_be_served_without_being_loaded_again_but_not_unchecked(
     store: Store, published: dict[str, Path], tmp_path: Path
 ) -> None:
     store.publish(published["v2"], by="test")
