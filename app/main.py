@@ -17,8 +17,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder as select_encoder
+from app.engine.admission import Admission
 from app.engine.budget import measured_batch_tokens
 from app.engine.engine import Engine
+from app.engine.pace import Pace
 from app.errors import install_error_handlers
 from app.logs import configure_logging
 from app.metrics import Metrics
@@ -87,16 +89,13 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         max_batch_tokens = settings.max_batch_tokens
         if max_batch_tokens is None:
             max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.model)
+        admission = Admission(settings.max_texts_in_flight, settings.request_timeout_seconds, Pace(max_batch_tokens))
         engine = Engine(
-            metrics,
-            max_batch_tokens=max_batch_tokens,
-            query_cache_size=settings.query_cache_size,
-            max_texts_in_flight=settings.max_texts_in_flight,
-            request_timeout_seconds=settings.request_timeout_seconds,
+            metrics, admission, max_batch_tokens=max_batch_tokens, query_cache_size=settings.query_cache_size
         )
         metrics.watch(
-            texts_in_flight=lambda: engine.texts_in_flight,
-            queue_tokens=lambda: engine.queue_tokens,
+            texts_in_flight=lambda: engine.statistics().texts_in_flight,
+            queue_tokens=lambda: engine.statistics().queued_tokens,
             device_memory_bytes=lambda: versions.serving.model.encoder.device_memory_bytes(),
         )
         chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}

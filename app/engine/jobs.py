@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from app.errors import EncodingFailed
 from app.models.loaded import LoadedModel
 from sparse_encoder.vector import SparseVector
 
@@ -41,6 +40,18 @@ class Entry:
     def abandoned(self) -> bool:
         return all(job.abandoned for job, _ in self.waiters)
 
+    def deliver(self, vector: SparseVector | None) -> None:
+        """Answers all who wait for it; None: it could not be encoded."""
+        for job, index in self.waiters:
+            if vector is None:
+                if not job.done.done():
+                    job.done.set_exception(EncodingFailed())
+                continue
+            job.vectors[index] = vector
+            job.missing -= 1
+            if not job.missing and not job.done.done():
+                job.done.set_result(None)
+
 
 class Pending:
     """The entries that are queued or being encoded."""
@@ -51,8 +62,10 @@ class Pending:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+    @property
+    def waiters(self) -> int:
+        """Of all entries; a text that a request has twice counts twice."""
+        return sum(len(entry.waiters) for entry in self._entries.values())
 
     def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
@@ -68,29 +81,3 @@ class Pending:
         key = (entry.model.version, entry.is_query, entry.ids)
         if self._entries.get(key) is entry:
             del self._entries[key]
-
-
-class QueryCache:
-    """Vectors of the most recently asked queries, by version and text."""
-
-    LONGEST = 256  #: characters; longer ones are hardly asked twice
-
-    def __init__(self, size: int) -> None:
-        """`size`: vectors kept at most; 0 keeps none."""
-        self._size = size
-        self._vectors: OrderedDict[tuple[str, str], tuple[SparseVector, int]] = OrderedDict()
-
-    def get(self, version: str, text: str) -> tuple[SparseVector, int] | None:
-        """The vector, and how many tokens the text has."""
-        found = self._vectors.get((version, text))
-        if found is not None:
-            self._vectors.move_to_end((version, text))
-        return found
-
-    def put(self, version: str, text: str, vector: SparseVector, tokens: int) -> None:
-        if not self._size or len(text) > self.LONGEST:
-            return
-        self._vectors[version, text] = (vector, tokens)
-        self._vectors.move_to_end((version, text))
-        if len(self._vectors) > self._size:
-            self._vectors.popitem(last=False)

@@ -21,6 +21,7 @@ class ControlledEncoder:
         self._entered = threading.Semaphore(0)
         self._open.set()
         self.fails = False
+        self.poison: list[int] | None = None  #: ids of a text that makes it raise
         self.specialised = threading.Event()
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
@@ -54,6 +55,6 @@ class ControlledEncoder:
         self._open.wait()
         if len(batch.ids) > self.most_texts or batch.ids.shape[1] > self.most_tokens:
             raise OutOfMemory("the device is full")
-        if self.fails:
+        if self.fails or self.poison in self.batches[-1]:
             raise MemoryError("secret detail of the encoder")
         return self._inner.encode(batch)

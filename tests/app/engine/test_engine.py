@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.engine.admission import Admission
 from app.engine.engine import Encoding, Engine
+from app.engine.pace import Pace
 from app.errors import EncodingFailed, Overloaded, Unavailable
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, load_model
@@ -35,13 +38,9 @@ class OneModel(Engine):
     """Most tests have one."""
 
     def __init__(self, model: LoadedModel, timeout: float = 50.0) -> None:
-        super().__init__(
-            Metrics(),
-            max_batch_tokens=64,
-            max_texts_in_flight=10,
-            request_timeout_seconds=timeout,
-            query_cache_size=4,
-        )
+        self.pace = Pace(max_batch_tokens=64)
+        admission = Admission(max_texts_in_flight=10, request_timeout_seconds=timeout, pace=self.pace)
+        super().__init__(Metrics(), admission, max_batch_tokens=64, query_cache_size=4)
         self.model = model
 
     async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoding:
@@ -63,7 +62,7 @@ def start(engine: OneModel, *texts: str, query: bool = False) -> asyncio.Task[En
 
 async def queued(engine: Engine, count: int) -> None:
     """Returns when `count` texts wait for the encoder."""
-    while len(engine._queue) != count:  # noqa: ASYNC110 - tokenising threads fill the queue, it has no event
+    while engine.statistics().queued_texts != count:  # noqa: ASYNC110 - tokenising threads fill the queue, it has no event
         await asyncio.sleep(0)
 
 
@@ -118,7 +117,7 @@ async def test_an_abandoned_request_is_never_computed(engine: OneModel, encoder:
     encoder.release()
     await asyncio.gather(running, stays)
     assert [len(batch) for batch in encoder.batches] == [1, 1]
-    assert engine.texts_in_flight == 0
+    assert engine.statistics().texts_in_flight == 0
 
 
 async def test_too_many_texts_in_flight_are_refused_whole_and_later_ones_are_not(
@@ -153,13 +152,51 @@ async def test_a_failed_batch_answers_every_waiter_and_the_worker_lives_on(
     assert len((await engine.vectors(["손해배상"], "query")).vectors[0])
 
 
+async def test_a_dead_encoder_is_not_hidden_by_the_cache_of_queries(
+    engine: OneModel, encoder: ControlledEncoder
+) -> None:
+    await engine.vectors([engine.model.probe], "query")
+    encoder.fails = True
+    with pytest.raises(EncodingFailed):
+        await engine.vectors(["나"])
+    with pytest.raises(EncodingFailed):
+        await engine.check(engine.model)
+
+
+async def test_a_text_that_makes_the_encoder_raise_fails_alone(
+    engine: OneModel,
+    encoder: ControlledEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("app"), "propagate", True)
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    (poison,) = engine.model.tokenizer.encode_batch(["다"], 64)
+    encoder.poison = poison.ids
+    waiting = [start(engine, text) for text in ("가", "나", "다", "라")]
+    await queued(engine, 4)
+    encoder.release()
+    outcomes = await asyncio.gather(running, *waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Encoding, Encoding, Encoding, EncodingFailed, Encoding]
+    assert [len(batch) for batch in encoder.batches] == [1, 4, 2, 2, 1, 1]
+    for task, text in zip((*waiting[:2], waiting[3]), "가나라", strict=True):
+        (vector,) = task.result().vectors
+        np.testing.assert_allclose(vector.weights, engine.model.vector(text, "document").weights, atol=1e-4)
+    await engine.check(engine.model)
+    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert logged.getMessage() == "1 of 4 texts failed, each alone"
+    assert logged.exc_info
+
+
 async def test_a_request_that_takes_too_long_is_given_up(model: LoadedModel, encoder: ControlledEncoder) -> None:
     engine = OneModel(model, timeout=0.001)
     engine.start()
     encoder.hold()
     with pytest.raises(Unavailable, match=r"not encoded within 0\.001 s"):
         await engine.vectors(["손해배상"], "document")
-    assert engine.texts_in_flight == 0
+    assert engine.statistics().texts_in_flight == 0
     encoder.release()
     await engine.stop()
 
@@ -235,7 +272,7 @@ async def test_identical_texts_in_flight_are_computed_once(engine: OneModel, enc
     assert len(vectors) == 3
     for vector in vectors:
         np.testing.assert_array_equal(vector.ids, vectors[0].ids)
-    assert len(engine._pending) == 0
+    assert engine.statistics().pending_texts == 0
 
 
 async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
@@ -247,14 +284,14 @@ async def test_who_joined_a_text_gets_it_though_the_first_to_ask_has_left(
     first = start(engine, "손해배상")
     await queued(engine, 1)
     second = start(engine, "손해배상")
-    while max(len(entry.waiters) for entry in engine._pending) < 2:  # noqa: ASYNC110 - as in `queued`
+    while engine.statistics().pending_waiters < 3:  # noqa: ASYNC110 - as in `queued`
         await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait([first])
     encoder.release()
     await asyncio.gather(running, second)
     assert len(second.result().vectors[0])
-    assert len(engine._pending) == 0
+    assert engine.statistics().pending_texts == 0
 
 
 async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
@@ -267,7 +304,7 @@ async def test_a_text_that_all_have_left_is_computed_anew_for_who_comes_later(
     await queued(engine, 1)
     first.cancel()
     await asyncio.wait([first])
-    assert len(engine._pending) == 1  # "a"
+    assert engine.statistics().pending_texts == 1  # "a"
     second = start(engine, "손해배상")
     encoder.release()
     await asyncio.gather(running, second)
@@ -326,7 +363,7 @@ async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
     running = start(engine, SENTENCES[0])
     await encoder.entered()
     for _ in range(50):
-        engine._pace.observe(64, 128.0)  # as a slow device does: half a token a second
+        engine.pace.observe(64, 128.0)  # as a slow device does: half a token a second
     waiting = start(engine, " ".join(SENTENCES))  # nothing is ahead of it in the queue, so it is tried
     await queued(engine, 1)
     with pytest.raises(Overloaded, match=r"64 tokens wait, so \d+ more would take .* of the 50 s that a request has"):
@@ -335,4 +372,4 @@ async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
     await queued(engine, 2)
     encoder.release()
     assert len((await running).vectors) == len((await waiting).vectors) == len((await query).vectors) == 1
-    assert engine.texts_in_flight == 0
+    assert engine.statistics().texts_in_flight == 0

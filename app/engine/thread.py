@@ -1,0 +1,136 @@
+"""The thread that encodes: it takes the next batch from the queue by itself, the moment it is free."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from app.encoders.base import OutOfMemory, TokenBatch
+from app.engine.batching import BatchQueue
+from app.engine.jobs import Entry
+from app.errors import Unavailable
+from app.metrics import Metrics
+from sparse_encoder.vector import SparseVector
+
+# Seconds within which a batch that waited is taken from the queue.
+AT_ONCE = 0.005
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A batch that went through the encoder."""
+
+    batch: list[Entry]
+    vectors: list[SparseVector | None]  #: None for a text that could not be encoded, even alone
+    seconds: float  #: in the encoder
+    busy_seconds: float  #: since the batch before, if texts waited: other threads want the same cores
+
+
+class EncodingThread:
+    """`start`, then `adding` from the event loop; after `stop` it ends once nothing waits."""
+
+    def __init__(self, max_batch_tokens: int, metrics: Metrics, deliver: Callable[[Outcome], None]) -> None:
+        """`deliver` is called on the event loop, for each batch."""
+        self._queue: BatchQueue[Entry] = BatchQueue(max_batch_tokens)
+        self._metrics = metrics
+        self._deliver = deliver
+        self._changed = threading.Condition()  # guards _queue and _stopping
+        self._stopping = False
+        self._last_end = 0.0  # of a batch
+
+    def start(self) -> None:
+        """Must run on the event loop that `deliver` is to be called on."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._encode_batches, name="encode", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Returns when what waits is encoded; nothing can be added any more."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def waiting_texts(self) -> int:
+        with self._changed:
+            return len(self._queue)
+
+    def waiting_tokens(self, *, ahead_of_query: bool = False) -> int:
+        """Tokens that wait; with `ahead_of_query` only those of queries, since a query overtakes documents."""
+        with self._changed:
+            return self._queue.query_tokens + (0 if ahead_of_query else self._queue.document_tokens)
+
+    @contextmanager
+    def adding(self) -> Iterator[BatchQueue[Entry]]:
+        """The queue, while no batch is taken from it.
+
+        :raises Unavailable: after `stop`.
+        """
+        with self._changed:
+            if self._stopping:
+                raise Unavailable("the service is stopping")
+            yield self._queue
+            self._changed.notify()
+
+    def _encode_batches(self) -> None:
+        """Runs until `stop`, whatever happens to a batch."""
+        self._last_end = time.perf_counter()
+        while self._encode_batch():
+            pass
+
+    def _encode_batch(self) -> bool:
+        """False if there is nothing more to do. A function of its own: while it waits, it refers to no model."""
+        asked = time.perf_counter()
+        batch = self._next_batch()
+        if not batch:
+            return False
+        started = time.perf_counter()
+        busy_since = self._last_end if started - asked < AT_ONCE else started
+        errors: list[Exception] = []
+        vectors = self._encode(batch, errors)
+        if errors:
+            lost, fields = vectors.count(None), {"version": batch[0].model.version}
+            log.error(
+                "%d of %d texts failed, each alone", lost, len(batch), exc_info=errors[-1], extra={"fields": fields}
+            )
+            errors.clear()  # a circle with their tracebacks, which would keep the model in memory
+        self._last_end = time.perf_counter()
+        outcome = Outcome(batch, vectors, self._last_end - started, self._last_end - busy_since)
+        self._loop.call_soon_threadsafe(self._deliver, outcome)
+        return True
+
+    def _next_batch(self) -> list[Entry]:
+        """Waits for texts; empty only when `stop` was called and none are left."""
+        with self._changed:
+            while not (batch := self._queue.next_batch()) and not self._stopping:
+                self._changed.wait()
+            return batch
+
+    def _encode(self, batch: list[Entry], errors: list[Exception]) -> list[SparseVector | None]:
+        """A batch that fails is halved, so that a text that cannot be encoded, for memory or whatever reason, fails
+        alone: its vector is None, and `errors` gets the reason."""
+        model = batch[0].model
+        try:
+            vectors = model.encoder.encode(TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id))
+            if len(vectors) != len(batch):
+                raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
+            return list(vectors)
+        except Exception as error:
+            if isinstance(error, OutOfMemory):
+                self._metrics.out_of_memory.inc()
+            if len(batch) == 1:
+                errors.append(error)
+                return [None]
+        half = len(batch) // 2
+        return self._encode(batch[:half], errors) + self._encode(batch[half:], errors)
