@@ -209,7 +209,14 @@ class Artifact:
         with (self.path / GOLDEN).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 where = f"{GOLDEN} line {number}"
-                yield _build(GoldenVector, _parse_json(line, where), where)
+                vector: GoldenVector = _build(GoldenVector, _parse_json(line, where), where)
+                size = self.manifest.vocabulary_size
+                if wrong := [token_id for token_id in vector.ids if not 0 <= token_id < size]:
+                    raise ArtifactError(
+                        f"{where} has the token id {wrong[0]}, the vocabulary has {size} tokens: publish the model "
+                        "again"
+                    )
+                yield vector
 
 
 def write_golden(path: Path, vectors: Iterable[GoldenVector]) -> None:

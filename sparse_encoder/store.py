@@ -29,10 +29,17 @@ from sparse_encoder.artifact import (
     new_directory,
     read_artifact,
 )
-from sparse_encoder.store_files import AlreadyThereError, StoreError, open_files
+from sparse_encoder.store_files import (
+    AlreadyThereError,
+    StoreError,
+    StoreRefusal,
+    UnknownVersionError,
+    WrongNameError,
+    open_files,
+)
 from sparse_encoder.store_records import Alias, parse_lease, to_json, who
 
-__all__ = ["Alias", "Store", "StoreError", "UnknownVersionError", "who"]
+__all__ = ["Alias", "Store", "StoreError", "StoreRefusal", "UnknownVersionError", "WrongNameError", "who"]
 
 LEASE_LASTS = timedelta(hours=1)
 LEASE_REMOVED = timedelta(days=1)  #: so much later than it counts that nobody renews it at that moment
@@ -41,10 +48,6 @@ PREVIOUS_VERSIONS = 20  #: that an alias remembers
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class UnknownVersionError(StoreError):
-    """No version or alias has this name; the message lists those that exist."""
 
 
 class Store:
@@ -180,11 +183,11 @@ class Store:
         """Points `name` at `version`, at once for every reader.
 
         :raises UnknownVersionError: if there is no such version.
-        :raises StoreError: if a version is called `name`.
+        :raises StoreRefusal: if a version is called `name`.
         """
         self._check_name(name)
         if self._exists(name):
-            raise StoreError(f"{name} is a version of {self.url}: choose another name for the alias")
+            raise StoreRefusal(f"{name} is a version of {self.url}: choose another name for the alias")
         return self._set_alias(name, lambda _: (version, note), by)
 
     def _set_alias(self, name: str, choose: Callable[[Alias | None], tuple[str, str]], by: str) -> Alias:
@@ -217,7 +220,7 @@ class Store:
     def rollback(self, name: str, *, by: str, note: str = "") -> Alias:
         """Points `name` at the version that it stood for before, of those that still exist.
 
-        :raises StoreError: if there is none.
+        :raises StoreRefusal: if there is none.
         """
 
         def choose(alias: Alias | None) -> tuple[str, str]:
@@ -226,7 +229,7 @@ class Store:
             for version in alias.previous:
                 if self._exists(version):
                     return version, note or f"rollback from {alias.version}"
-            raise StoreError(
+            raise StoreRefusal(
                 f"{name} has no earlier version left to go back to: point it at one of {', '.join(self.versions())}"
             )
 
@@ -282,11 +285,13 @@ class Store:
             try:
                 self._manifest_text(version)
             except UnknownVersionError:  # collected meanwhile, where there is no lock
-                self.unpin(version)
+                self._do(self._files.remove_file, f"pins/{version}.json")
                 raise
 
     def unpin(self, version: str) -> None:
-        self._check_name(version)
+        """:raises StoreRefusal: if it is not pinned."""
+        if version not in (pins := self.pins()):
+            raise StoreRefusal(f"{version!r} is not pinned in {self.url}; pinned: {', '.join(pins) or 'none'}")
         self._do(self._files.remove_file, f"pins/{version}.json")
 
     def pins(self) -> list[str]:
@@ -356,7 +361,7 @@ class Store:
 
     def _check_name(self, name: str) -> None:
         if not SAFE_NAME.fullmatch(name):
-            raise StoreError(f"{name!r} must be letters, digits and ._- (at most 128): choose another name")
+            raise WrongNameError(f"{name[:128]!r} must be letters, digits and ._- (at most 128): choose another name")
 
     def _json_names(self, folder: str) -> list[str]:
         """Names without their ending; not what a publisher that died left."""

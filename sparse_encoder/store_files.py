@@ -28,6 +28,18 @@ class StoreError(Exception):
     """The store cannot do what was asked. The message says why, and what to do."""
 
 
+class StoreRefusal(StoreError):
+    """What was asked cannot be; the store works, and asking again changes nothing."""
+
+
+class UnknownVersionError(StoreRefusal):
+    """No version or alias has this name; the message lists those that exist."""
+
+
+class WrongNameError(StoreRefusal):
+    """Nothing in a store can have this name."""
+
+
 class AlreadyThereError(StoreError):
     """Something else is where a version was to be written."""
 

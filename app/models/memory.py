@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this process can still take: of the machine, or of a control group (v2) around it, if that is less."""
+    """Bytes that this process can still take: of the machine, or of a control group (v2) around it, if that is less.
+
+    Where the system does not say what is left, what the machine has.
+    """
     return min([_machine(proc), *_groups(proc, cgroups)])
 
 
@@ -20,13 +24,18 @@ def give_back_freed_memory() -> None:
 
 
 def _machine(proc: Path) -> int:
+    if not (proc / "meminfo").exists():  # macOS: all that it has, since it does not say how much is taken
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) * 1024
 
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
     """Room in each control group around this process that has a limit. Clean file cache counts as room."""
-    lines = (proc / "self" / "cgroup").read_text().splitlines()
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except FileNotFoundError:  # no Linux, or a kernel without groups
+        return
     group = cgroups / next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     while group.is_relative_to(cgroups):
         try:

@@ -150,7 +150,11 @@ def _run(options: argparse.Namespace) -> None:
         case "teardown":
             _teardown(options)
         case "export-tokenizer":
-            _say(str(write_sparse_tokenizer(open_artifact(options.artifact), options.target)))
+            artifact = open_artifact(options.artifact)
+            try:
+                _say(str(write_sparse_tokenizer(artifact, options.target)))
+            except OSError as error:
+                raise OpenSearchError(f"{options.target} cannot be written: {error}") from error
 
 
 def _say(line: str) -> None:

@@ -53,6 +53,8 @@ class Cluster:
         self._client = httpx.Client(base_url=self.url, auth=auth, verify=context, timeout=timeout_seconds)
 
     def __enter__(self) -> Cluster:
+        """:raises OpenSearchError: if something else answers there."""
+        self._version()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +75,13 @@ class Cluster:
                 f"{'TLS with a certificate that is trusted here' if self.url.startswith('https') else 'plain HTTP'}?"
             ) from error
         if answer.is_success:
-            return answer.json() if answer.content else {}
+            try:
+                return answer.json() if answer.content else {}
+            except ValueError as error:
+                raise OpenSearchError(
+                    f"{method} {self.url}{path} was answered, but not with JSON ({answer.text[:80]!r}): give the "
+                    "address of OpenSearch's HTTP port, usually 9200"
+                ) from error
         raise RequestFailed(method, path, answer.status_code, _reason(answer))
 
     def find(self, path: str, body: Body = None) -> Any:
@@ -87,18 +95,23 @@ class Cluster:
 
     def facts(self) -> Facts:
         """:raises OpenSearchError: if this is no OpenSearch, or one that cannot do it."""
-        version = self.request("GET", "/").get("version", {})
-        if version.get("distribution") != "opensearch":
-            raise OpenSearchError(f"{self.url} is not OpenSearch: give the address of its HTTP port, usually 9200")
+        version = self._version()
         nodes = self.request("GET", "/_nodes/plugins")["nodes"].values()
         settings = self.request("GET", "/_cluster/settings?include_defaults=true&flat_settings=true")
         return Facts(
-            version=parse_version(version["number"]),
+            version=parse_version(version),
             plugins=frozenset.intersection(*(frozenset(p["name"] for p in node["plugins"]) for node in nodes)),
             has_ml_node=any("ml" in node["roles"] for node in nodes),
             settings={**settings["defaults"], **settings["persistent"], **settings["transient"]},
             persistent=settings["persistent"],
         )
+
+    def _version(self) -> str:
+        root = self.request("GET", "/")
+        version = root.get("version") if isinstance(root, dict) else None
+        if not isinstance(version, dict) or version.get("distribution") != "opensearch":
+            raise OpenSearchError(f"{self.url} is not OpenSearch: give the address of its HTTP port, usually 9200")
+        return str(version.get("number"))
 
 
 def _reason(answer: httpx.Response) -> str:

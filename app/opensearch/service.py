@@ -35,25 +35,37 @@ class EncoderService:
             raise OpenSearchError(f"{self.url} wants an API key, another than this: give it with --api-key-file")
         try:
             document: Mapping[str, Any] = answer.json()
-            _ = document["model"]["version"], document["limits"]
+            _ = document["model"]["version"], document["model"]["max_length_document"]
+            _ = document["limits"]["max_texts_per_request"], document["limits"]["request_timeout_seconds"]
         except (ValueError, KeyError, TypeError) as error:
-            raise OpenSearchError(
-                f"{self.url}/info answers {answer.status_code}, but not as the service does: is --encoder right?"
-            ) from error
+            raise self._stranger("/info", answer) from error
         return document
 
     def encode(self, texts: Sequence[str], **fields: object) -> list[dict[str, float]]:
-        """:raises OpenSearchError: if the service refuses."""
-        answer = httpx.post(
-            f"{self.url}/encode",
-            json={"texts": texts, **fields},
-            headers=self._headers,
-            timeout=self._timeout_seconds,
-        )
+        """:raises OpenSearchError: if the service refuses, does not answer, or is none."""
+        try:
+            answer = httpx.post(
+                f"{self.url}/encode",
+                json={"texts": texts, **fields},
+                headers=self._headers,
+                timeout=self._timeout_seconds,
+            )
+        except httpx.HTTPError as error:
+            raise OpenSearchError(f"{self.url} does not answer ({error!r}): does the service run there?") from error
         if not answer.is_success:
             raise OpenSearchError(f"{self.url}/encode answers {answer.status_code}: {answer.text}")
-        vectors: list[dict[str, float]] = answer.json()
+        try:
+            vectors: list[dict[str, float]] = answer.json()
+            if not isinstance(vectors, list) or len(vectors) != len(texts):
+                raise ValueError("no vector for each text")
+        except ValueError as error:
+            raise self._stranger("/encode", answer) from error
         return vectors
+
+    def _stranger(self, path: str, answer: httpx.Response) -> OpenSearchError:
+        return OpenSearchError(
+            f"{self.url}{path} answers {answer.status_code}, but not as the service does: is --encoder right?"
+        )
 
     def describe(self) -> ServiceFacts:
         """What a plan needs to know; of a service that cannot be reached from here, its defaults."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from sparse_encoder.store import Store, StoreError, UnknownVersionError
 
 #: The steps at which a version can be refused.
 STAGES = ("fetch", "vocabulary", "memory", "load", "golden", "canary")
+#: Of a download that this process did not make: its last use is longer ago, so it is of no use.
+LEFT_AFTER_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class Loader:
     ) -> None:
         self.turn = asyncio.Lock()
         self._store = store
-        self._cache_dir = cache_dir
+        self._downloads = cache_dir / "downloaded"
         self._load_artifact = load
         self._rules = rules
         self._versions = versions
@@ -92,10 +95,10 @@ class Loader:
                     raise
 
     async def clean_cache(self, keep: Iterable[str]) -> None:
-        """Deletes what was downloaded for versions other than `keep`."""
-        kept = set(keep)
-        for version in self._downloaded.keys() - kept:
+        """Deletes what was downloaded for versions other than `keep`; what others downloaded, once it is old."""
+        for version in self._downloaded.keys() - set(keep):
             await asyncio.to_thread(shutil.rmtree, self._downloaded.pop(version), True)
+        await asyncio.to_thread(_delete_left, self._downloads, set(self._downloaded.values()))
 
     def stop(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -120,10 +123,12 @@ class Loader:
             manifest = loaded.manifest
         else:
             with stage("fetch"):
-                artifact = self._store.fetch(version, self._cache_dir)
+                artifact = self._store.fetch(version, self._downloads)
             manifest = artifact.manifest
-            if artifact.path.is_relative_to(self._cache_dir):
+            if artifact.path.is_relative_to(self._downloads):
                 self._downloaded[version] = artifact.path
+                with suppress(OSError):  # perhaps a directory that is only read
+                    os.utime(artifact.path)  # so that others see that it is in use
         if served:
             with stage("vocabulary"):
                 check_vocabulary(manifest, served.manifest, self._rules)
@@ -157,6 +162,16 @@ class Loader:
             raise Refused(version, name, f"{type(error).__name__}: {error}") from error
         finally:
             self._metrics.swap_stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+
+def _delete_left(downloads: Path, kept: set[Path]) -> None:
+    """What processes that ended downloaded, wholly or not; one that runs may be at work with what is young."""
+    for path in downloads.iterdir() if downloads.is_dir() else ():
+        try:
+            if path not in kept and time.time() - path.stat().st_mtime > LEFT_AFTER_SECONDS:
+                shutil.rmtree(path)
+        except OSError as error:
+            log.warning("%s is of no use any more and cannot be deleted: %s", path, error)
 
 
 def _or_free(work: Callable[[], LoadedModel]) -> LoadedModel:

@@ -72,6 +72,7 @@ class Swapper:
                 log.error("%s stands for %s, which cannot be served: serving %s", self.alias, alias.version, version)
             self._followed = alias
             self._versions.serve(model)
+            await self._clean_cache()
             return
         raise ModelError(f"no version that {self.alias} stood for can be served:\n" + "\n".join(reasons))
 
@@ -124,6 +125,9 @@ class Swapper:
         }
         fields = {"version": alias.version, "before": before, **seconds}
         log.info("serving another version", extra={"fields": fields})
+        await self._clean_cache()
+
+    async def _clean_cache(self) -> None:
         await self._loader.clean_cache(resident.version for resident in self._versions.residents())
 
     def _wanted(self) -> Alias | None:

@@ -21,8 +21,7 @@ from app.errors import (
 from app.versions.stored import Stored
 from app.web.bodies import read_body
 from app.web.service import Service, get_service
-from sparse_encoder.artifact import SAFE_NAME
-from sparse_encoder.store import StoreError, UnknownVersionError
+from sparse_encoder.store import StoreError, StoreRefusal, UnknownVersionError, WrongNameError
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -70,17 +69,15 @@ async def load(version: str, request: Request) -> dict[str, object]:
         raise Conflict(error.message, "version") from error
 
 
-@router.put("/aliases/{name}", summary="Let an alias stand for a version")
+@router.put("/aliases/{name}", summary="Let an alias stand for a version, or for what another alias stands for")
 async def set_alias(name: str, request: Request) -> dict[str, object]:
     service = get_service(request)
     body = await _read(SetAlias, request)
     stored = _stored(service)
-    if not SAFE_NAME.fullmatch(name):
-        raise InvalidField(f"alias {name[:128]!r} must be letters, digits and ._- (at most 128)", "name")
     try:
-        await stored.watcher.do(stored.watcher.store.set_alias, name, body.version, by=stored.watcher.instance)
+        await stored.watcher.do(_set_alias, stored, name, body.version)
     except StoreError as error:
-        raise _store_error(error) from error
+        raise _store_error(error, "name") from error
     return await _settled(service, stored, name)
 
 
@@ -92,8 +89,14 @@ async def rollback(request: Request) -> dict[str, object]:
     try:
         await stored.watcher.do(stored.watcher.store.rollback, body.alias, by=stored.watcher.instance)
     except StoreError as error:
-        raise _store_error(error) from error
+        raise _store_error(error, "alias") from error
     return await _settled(service, stored, body.alias)
+
+
+def _set_alias(stored: Stored, name: str, version: str) -> None:
+    """`version`: or an alias, for what that stands for now. Blocks."""
+    store = stored.watcher.store
+    store.set_alias(name, store.resolve(version), by=stored.watcher.instance)
 
 
 async def _read(model: type[B], request: Request) -> B:
@@ -148,5 +151,13 @@ def _outcome(service: Service, stored: Stored) -> dict[str, object]:
     return {"serving": service.versions.serving.version, **stored.describe()}
 
 
-def _store_error(error: StoreError) -> ServiceError:
-    return UnknownVersion(str(error)) if isinstance(error, UnknownVersionError) else Unavailable(str(error))
+def _store_error(error: StoreError, name_field: str | None = None) -> ServiceError:
+    """`name_field`: of the request, which holds the name of an alias."""
+    match error:
+        case UnknownVersionError():
+            return UnknownVersion(str(error))
+        case WrongNameError():
+            return InvalidField(str(error), name_field)
+        case StoreRefusal():
+            return Conflict(str(error), name_field)
+    return Unavailable(str(error))

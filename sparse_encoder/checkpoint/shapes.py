@@ -114,7 +114,7 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
     strategy, activation = settings.get("pooling_strategy", "max"), settings.get("activation_function", "relu")
     if strategy not in ("max", "sum"):
         raise SourceError(f"SpladePooling has pooling_strategy {strategy!r}, served are max and sum")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise SourceError(f"SpladePooling has activation_function {activation!r}, served are {', '.join(_ACTIVATIONS)}")
     length = transformer.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 3):
@@ -125,7 +125,12 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
 def _refuse_prompts(directory: Directory) -> None:
     settings = directory.settings("config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    used = [name for name in ("query", "document", default) if isinstance(prompts, dict) and prompts.get(name)]
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise SourceError(
+            "config_sentence_transformers.json must name its prompts in an object, and one of them as "
+            f"default_prompt_name, got {str(prompts)[:80]} and {str(default)[:80]}: repair the file"
+        )
+    used = [name for name in ("query", "document", default) if prompts.get(name)]
     if used:
         raise SourceError(
             f"it puts the prompt {prompts[used[0]]!r} before each text ({used[0]}), which this service does not do: "

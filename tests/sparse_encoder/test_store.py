@@ -380,5 +380,11 @@ def test_the_command_line(store: Store, capsys: pytest.CaptureFixture[str]) -> N
     command("unpin", "v2")
     assert store.pins() == []
     assert command("gc", "--keep", "0") == ""  # all are young
-    for wrong in (("show", "v9"), ("alias", "stable", "v9"), ("rollback", "canary"), ("gc", "--keep", "-1")):
+    for wrong in (
+        ("unpin", "v1"),
+        ("show", "v9"),
+        ("alias", "stable", "v9"),
+        ("rollback", "canary"),
+        ("gc", "--keep", "-1"),
+    ):
         assert command(*wrong, code=1).startswith("error: ")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from app.models import loaded as models
 from app.models.loaded import LoadedModel, ModelError, check_golden, load_model, open_artifact
-from sparse_encoder.artifact import Artifact, ArtifactError, file_record, read_artifact
+from sparse_encoder.artifact import GOLDEN, Artifact, ArtifactError, file_record, read_artifact
 from sparse_encoder.packed import SCALE, pack
 from tests.app.conftest import openvino
 
@@ -111,6 +112,20 @@ def test_weights_that_were_changed_do_not_reproduce_the_golden_vectors(embedded:
     save_file({**tensors, name: tensors[name] * 2}, file)
     with pytest.raises(ModelError, match="does not reproduce line"):
         check_golden(load(open_artifact(None)))
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_a_golden_vector_of_a_token_that_does_not_exist_is_refused(
+    tiny_artifact: Path, tmp_path: Path, token_id: int
+) -> None:
+    artifact = replace(read_artifact(tiny_artifact), path=tmp_path / "copy")
+    shutil.copytree(tiny_artifact, artifact.path)
+    lines = (artifact.path / GOLDEN).read_text(encoding="utf-8").splitlines()
+    golden = json.loads(lines[1])
+    lines[1] = json.dumps({**golden, "ids": [token_id, *golden["ids"][1:]]})
+    (artifact.path / GOLDEN).write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=rf"golden.jsonl line 2 has the token id {token_id}, the vocabulary has"):
+        load(artifact)
 
 
 def test_without_any_model_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -500,6 +502,8 @@ async def test_aliases_are_set_and_rolled_back_by_an_admin_who_waits_for_the_out
         assert (response.status_code, response.json()["serving"]) == (200, "v2")
         response = await client.put("/admin/aliases/canary", json={"version": "v1"})
         assert response.json()["aliases"] == {"canary": "v1", "stable": "v2"}
+        response = await client.put("/admin/aliases/next", json={"version": "canary"})  # what another stands for
+        assert response.json()["aliases"] == {"canary": "v1", "next": "v1", "stable": "v2"}
         response = await client.post("/admin/versions/canary/load")
         assert response.json()["resident"] == ["v2", "v1"]
         assert store.aliases()["canary"].by.endswith(tuple("0123456789"))  # the process
@@ -522,10 +526,12 @@ async def test_the_way_back_needs_no_likeness_to_the_version_one_leaves(
     [
         ("POST", "/admin/versions/v9/load", None, 404, "no version or alias 'v9'; versions: v1; aliases: stable"),
         ("PUT", "/admin/aliases/stable", {"version": "v9"}, 404, "no version or alias 'v9'"),
-        ("PUT", "/admin/aliases/a%20b", {"version": "v1"}, 422, "alias 'a b' must be"),
+        ("PUT", "/admin/aliases/a%20b", {"version": "v1"}, 422, "'a b' must be letters, digits"),
         ("PUT", "/admin/aliases/stable", {"versoin": "v1"}, 422, "version: Field required"),
         ("PUT", "/admin/aliases/stable", b"{", 400, "not JSON"),
-        ("POST", "/admin/rollback", {"alias": "stable"}, 503, "no earlier version left"),
+        ("PUT", "/admin/aliases/v1", {"version": "v1"}, 409, "v1 is a version of"),
+        ("POST", "/admin/rollback", {"alias": "stable"}, 409, "no earlier version left"),
+        ("POST", "/admin/rollback", {"alias": "a b"}, 422, "'a b' must be letters, digits"),
         ("POST", "/admin/rollback", {"alias": "none"}, 404, "no version or alias 'none'"),
     ],
 )
@@ -600,12 +606,33 @@ async def test_a_remote_store_is_downloaded_once_and_cleaned_up(tmp_path: Path, 
     store.publish(published["v1"], aliases=["stable"], by="test")
     cache = tmp_path / "cache"
     async with running(store, cache_dir=cache) as service:
-        assert [path.name.split("-")[0] for path in cache.glob("v*")] == ["v1"]
+        assert [path.name.split("-")[0] for path in (cache / "downloaded").iterdir()] == ["v1"]
         store.publish(published["v2"], aliases=["stable"], by="test")
         await service.serves("v2")
-        while [path.name.split("-")[0] for path in cache.glob("v*")] != ["v2"]:  # noqa: ASYNC110
+        while [path.name.split("-")[0] for path in (cache / "downloaded").iterdir()] != ["v2"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert await service.version() == "v2"
+
+
+async def test_what_an_earlier_process_downloaded_is_deleted_once_it_is_old(
+    tmp_path: Path, published: dict[str, Path]
+) -> None:
+    store = Store("memory://left-behind-of-test-stored")
+    store.publish(published["v1"], aliases=["stable"], by="test")
+    cache = tmp_path / "cache"
+    async with running(store, cache_dir=cache):
+        (kept,) = (cache / "downloaded").iterdir()
+    for name in ("v0-abandoned", "young-abandoned", ".v0-half.partial"):
+        (cache / "downloaded" / name).mkdir()
+        (cache / "downloaded" / name / "manifest.json").write_text("{}")
+    (cache / "converted" / "other").mkdir(parents=True)
+    long_ago = time.time() - 2 * 3600
+    for path in (kept, cache / "downloaded" / "v0-abandoned", cache / "downloaded" / ".v0-half.partial"):
+        os.utime(path, (long_ago, long_ago))
+    async with running(store, cache_dir=cache) as service:
+        assert await service.version() == "v1"
+        assert {path.name for path in (cache / "downloaded").iterdir()} == {kept.name, "young-abandoned"}
+    assert (cache / "converted" / "other").is_dir()
 
 
 async def test_a_version_just_loaded_is_used_before_it_can_leave_for_another(
