@@ -21,6 +21,8 @@ from sparse_encoder.vector import SparseVector
 from tests import foreign
 from tests.tiny import SPECIAL_TOKENS
 
+pytestmark = pytest.mark.slow
+
 
 def converted(source: Path, target: Path, choices: Choices | None = None) -> tuple[Source, Artifact]:
     read = read_source(source, source.name, choices or Choices())

@@ -18,6 +18,8 @@ from training.fit import unused_parameters
 from training.module import TASKS, load_module
 from training.vocabulary import Roles
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "training" / "sample" / "recipe.toml"
 

@@ -40,6 +40,8 @@ from training.trainer import start_stage, train
 from training.validation import Validation
 from training.vocabulary import Roles
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = "training/sample/recipe.toml"
 

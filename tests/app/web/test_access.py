@@ -25,6 +25,8 @@ from app.web.access import ApiKeys
 from tests.app.server import ROOT, Server, running, start
 from tests.tiny import SENTENCES
 
+pytestmark = pytest.mark.slow
+
 MANY_TEXTS = json.dumps([" ".join(SENTENCES)] * 300)
 
 
