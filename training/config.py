@@ -183,6 +183,11 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu"] = "auto"  #: ``auto``: the accelerator where there is one
     threads: int = 2
 
+    @property
+    def max_tokens(self) -> dict[str, int]:
+        """By task, of each text."""
+        return {"query": self.query_tokens, "document": self.document_tokens, "term": self.term_tokens}
+
 
 class MiningConfig(Section):
     """Hard negatives: passages that BM25 or the starting model ranks high and that do not answer the query."""

@@ -1,4 +1,4 @@
-"""Batches that are spread over processes: every process computes the loss of the whole batch.
+"""Several processes, and batches that are spread over them: every process computes the loss of the whole batch.
 
 A contrastive loss sees the other rows of its batch as negatives, and FLOPS is a square of a mean, so a mean of the
 processes' own losses is another loss. Here vectors are gathered with their gradients first: the loss, and after
@@ -12,7 +12,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate import PartialState
 from torch import Tensor
+
+from training.config import TrainConfig
+
+
+def on_cpu(train: TrainConfig) -> bool:
+    return train.device == "cpu" or not torch.accelerator.is_available()
+
+
+def processes(train: TrainConfig) -> PartialState:
+    """This process among those that ``torchrun`` or ``accelerate launch`` started; alone without them."""
+    return PartialState(cpu=on_cpu(train), backend=ddp_backend(train))
+
+
+def ddp_backend(train: TrainConfig) -> str | None:
+    return "gloo" if torch.distributed.is_torchelastic_launched() and on_cpu(train) else None
 
 
 def world_size() -> int:

@@ -7,7 +7,6 @@ Matrices hold rows of blocks of 32 values: a float16 scale and 16 bytes, byte j 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,27 +180,3 @@ class DenseTeacher:
                 start += size
                 bar.update(size)
         return vectors
-
-
-def encode_cached(
-    teacher: DenseTeacher, texts: list[str], cache: Path, *, description: str, chunk: int = 2048
-) -> NDArray[np.float16]:
-    """Vectors of ``texts`` in order, computed in chunks that are kept in ``cache``, so that a stopped run goes on."""
-    cache.mkdir(parents=True, exist_ok=True)
-    parts: list[NDArray[np.float16]] = []
-    with tqdm(total=len(texts), desc=description, unit="text") as bar:
-        for start in range(0, len(texts), chunk):
-            piece = texts[start : start + chunk]
-            path = cache / f"{description.replace(' ', '-')}-{start:08d}-{_digest(piece)}.npy"
-            if not path.is_file():
-                vectors = teacher.encode(piece, progress=False).astype(np.float16)
-                partial = path.with_suffix(".tmp.npy")
-                np.save(partial, vectors)
-                partial.replace(path)
-            parts.append(np.load(path))
-            bar.update(len(piece))
-    return np.concatenate(parts) if parts else np.zeros((0, teacher.dimensions), np.float16)
-
-
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
 from torch import Tensor, nn
@@ -21,11 +20,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.batches import DistinctBatches
 from training.config import RunError, TrainConfig
+from training.distributed import ddp_backend, on_cpu, processes
 from training.module import TiledSplade, load_module
 from training.progress import Diary
+from training.run import whole_directory, write_json
 
 logger = logging.getLogger(__name__)
 
+FINAL = "final"  #: the trained checkpoint, in the directory of a training
 _STATE = "trainer_state.json"
 _TASK_OF_COLUMN = {
     **{"query": "query", "passage": "document", "negative": "document", "text": "document"},
@@ -103,21 +105,8 @@ class Job:
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
 
-def on_cpu(train: TrainConfig) -> bool:
-    return train.device == "cpu" or not torch.accelerator.is_available()
-
-
-def processes(train: TrainConfig) -> PartialState:
-    """This process among those that ``torchrun`` or ``accelerate launch`` started; alone without them."""
-    return PartialState(cpu=on_cpu(train), backend=_backend(train))
-
-
-def _backend(train: TrainConfig) -> str | None:
-    return "gloo" if torch.distributed.is_torchelastic_launched() and on_cpu(train) else None
-
-
 def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
-    """Trains ``job`` to its end, from the last checkpoint in ``out`` if there is one; writes ``out / "final"``.
+    """Trains ``job`` to its end, from the last checkpoint in ``out`` if there is one; writes ``out / FINAL``.
 
     ``train.batch`` rows are shared out among the processes, all of the same dataset. Raises ``RunError`` if the run
     goes wrong.
@@ -147,7 +136,7 @@ def _train(train: TrainConfig, seed: int, out: Path, job: Job, checkpoint: str |
         max_grad_norm=train.max_grad_norm,
         seed=seed,
         use_cpu=on_cpu(train),
-        ddp_backend=_backend(train),
+        ddp_backend=ddp_backend(train),
         ddp_find_unused_parameters=False,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of earlier ones
         save_steps=train.save_steps,
@@ -177,9 +166,9 @@ def _write_final(out: Path) -> None:
     checkpoint = last_checkpoint(out)
     assert checkpoint
     best = out / "best" if (out / "best").is_dir() else Path(checkpoint)
-    load_module(best, max_tokens={}, bf16=False).save(str(out / "final"))
-    log = _state(checkpoint)["log_history"]
-    (out / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    with whole_directory(out / FINAL) as folder:
+        load_module(best, max_tokens={}, bf16=False).save(str(folder))
+    write_json(out / "log.json", _state(checkpoint)["log_history"])
 
 
 def _state(checkpoint: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from training.encode import encode
 from training.module import TiledSplade
 from training.pairs import PassagePair
 from training.retrieval import measure, rank, to_matrix
+from training.run import whole_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,10 @@ class Validation(TrainerCallback):
         figure = self.measure()
         logger.info("step %s: validation %s %.4f", step, MEASURE, figure)
         if figure > max(figures.values(), default=-1.0):
-            partial = self.out / "best.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            self.module.save(str(partial))
-            shutil.rmtree(self.out / "best", ignore_errors=True)
-            partial.rename(self.out / "best")
+            with whole_directory(self.out / "best") as folder:
+                self.module.save(str(folder))
         figures[step] = figure
-        partial_file = path.with_suffix(".partial")
-        partial_file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        partial_file.replace(path)
+        write_json(path, figures)
 
     def measure(self) -> float:
         """nDCG@10 of the module as it is."""

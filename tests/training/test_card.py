@@ -94,7 +94,7 @@ def test_the_cards_recipe_goes_from_triplets_to_an_artifact(tmp_path: Path) -> N
     log = [row for row in json.loads((run / "train" / "log.json").read_text()) if "loss" in row]
     assert {"self", "synonym", "margin", "flops"} <= set(log[0])
     assert np.mean([row["synonym"] for row in log[-5:]]) < np.mean([row["synonym"] for row in log[:5]])
-    assert json.loads((run / "evaluation.json").read_text())["terms"]["terms"] > 0
+    assert json.loads((run / "evaluation" / "report.json").read_text())["terms"]["terms"] > 0
 
     store = Store(str(tmp_path / "store"))
     artifact = store.fetch(store.resolve("v"), tmp_path / "cache")

@@ -1,15 +1,13 @@
-"""Figures of a checkpoint on data that training never saw: retrieval beside BM25, and the card's two term measures."""
+"""Stage 9: figures on data that training never saw: retrieval beside BM25, and the card's two term measures."""
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from kiwipiepy import Kiwi
 
@@ -20,19 +18,22 @@ from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
 from training.data import RetrievalData, load_retrieval
-from training.e5 import DenseTeacher
+from training.e5 import DenseTeacher, load_e5
 from training.encode import encode
+from training.export import export, weights_hash
 from training.pairs import TermPair
-from training.query_side import query_tokens
-from training.retrieval import MEASURES, measure, rank, rank_bm25, rank_dense, to_matrix
+from training.report import REFERENCE_TOP, TOP, plot, table
+from training.retrieval import measure, rank, rank_bm25, rank_dense, to_matrix
+from training.run import Run, whole_directory, write_json
+from training.stages.lexical import query_tokens
+from training.stages.train import trained
 from training.vocabulary import Roles
-
-matplotlib.use("Agg")
 
 _BM25_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG MAJ XPN XSN XR SL SN SH W_SERIAL"
 _BM25_TAGS = frozenset(_BM25_TAG_NAMES.split())
-_TOP = 15
-REFERENCE_TOP = 20
+EXPORT = "export"  #: the weights that ship
+REPORT = Path("evaluation", "report.json")
+_DENSE_TOKENS = 256
 _DOMAIN_TERMS = 20  #: fewer terms give no figure
 
 
@@ -61,8 +62,8 @@ class Checkpoint:
 
     @classmethod
     def from_export(cls, run: Path) -> Checkpoint:
-        """Read what ``publish.export`` wrote into ``run / "export"``."""
-        path = run / "export"
+        """Read what ``training.export`` wrote into the run directory."""
+        path = run / EXPORT
         roles = Roles.load(path / "roles.json")
         model = SpladeModel.from_pretrained(path, roles.never_emitted)
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
@@ -210,6 +211,30 @@ def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[l
     }
 
 
+def evaluate_stage(
+    run: Run, *, query_limit: int = 1000, reference: Checkpoint | None = None, with_dense: bool = False
+) -> dict[str, Any]:
+    """Exports what was trained, measures that and writes the report, again each time. Raises ``RunError``."""
+    config = run.config
+    with whole_directory(run.path / EXPORT) as folder:
+        export(trained(run), folder, config, run.data)
+    e5 = config.data_path(config.model.e5_path)
+    report = evaluate(
+        config,
+        Checkpoint.from_export(run.path),
+        run.data.held_out,
+        query_limit=query_limit,
+        reference=reference,
+        dense=DenseTeacher(*load_e5(e5), max_tokens=_DENSE_TOKENS) if with_dense else None,
+    )
+    report["weights_sha256"] = weights_hash(run.path / EXPORT)
+    with whole_directory((run.path / REPORT).parent) as folder:
+        write_json(folder / REPORT.name, report)
+        (folder / "report.md").write_text(table(report) + "\n", encoding="utf-8")
+        plot(report, folder / "report.png")
+    return report
+
+
 def evaluate(
     config: Config,
     checkpoint: Checkpoint,
@@ -229,7 +254,7 @@ def evaluate(
         words = dict(zip(terms, checkpoint.top_words(terms, REFERENCE_TOP), strict=True))
 
         def top_words(texts: list[str]) -> list[list[str]]:
-            return [words[text][:_TOP] for text in texts]
+            return [words[text][:TOP] for text in texts]
 
         report["terms"] = term_measures(held_out, top_words)
         if domains := measures_by_domain(held_out, top_words):
@@ -238,69 +263,3 @@ def evaluate(
             report["reference_overlap"] = top_overlap(list(words.values()), reference.top_words(terms, REFERENCE_TOP))
     report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit, dense=dense)
     return report
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    lines = [
-        "| set | documents / queries | "
-        + " | ".join(f"{name} (BM25)" for name in MEASURES)
-        + " | nDCG@10, inference-free queries | active query / document |",
-        "|---|---|" + "---|" * (len(MEASURES) + 2),
-    ]
-    for name, row in report["retrieval"].items():
-        figures = " | ".join(f"{row['sparse'][m]:.3f} ({row['bm25'][m]:.3f})" for m in MEASURES)
-        lines.append(
-            f"| {name} | {row['documents']:,} / {row['queries']:,} | {figures} "
-            f"| {row['inference_free']['nDCG@10']:.3f} | {row['active_query']:.0f} / {row['active_document']:.0f} |"
-        )
-    if terms := report.get("terms"):
-        lines += [
-            "",
-            f"{terms['terms']:,} held-out terms: source preservation {terms['source_preservation']:.1%}, synonym "
-            f"activation at {_TOP} {terms['synonym_activation']:.1%}; by a word of other syllables "
-            f"{terms['new_synonym_activation']:.1%} of {terms['new_synonym_terms']:,}.",
-        ]
-    if domains := report.get("domains"):
-        lines += ["", "| domain | terms | source preservation | synonym activation |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {row['terms']:,} | {row['source_preservation']:.1%} | {row['synonym_activation']:.1%} |"
-            for name, row in domains.items()
-        ]
-    if dense := {name: row["dense"] for name, row in report["retrieval"].items() if "dense" in row}:
-        figures = ", ".join(f"{name} {row['nDCG@10']:.3f}" for name, row in dense.items())
-        lines += ["", f"nDCG@10 of the dense teacher: {figures}."]
-    if (overlap := report.get("reference_overlap")) is not None:
-        lines += [
-            "",
-            f"Of the reference's {REFERENCE_TOP} heaviest tokens of a held-out term {overlap:.1%} are among ours.",
-        ]
-    return "\n".join(lines)
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """nDCG@10 by set, beside BM25."""
-    from matplotlib.figure import Figure
-
-    names = list(report["retrieval"])
-    place = np.arange(len(names))
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    systems = [("bm25", "BM25 + kiwi"), ("sparse", "sparse encoder"), ("dense", "dense teacher")]
-    systems = [(key, label) for key, label in systems if all(key in report["retrieval"][name] for name in names)]
-    width = 0.8 / max(1, len(systems))
-    for number, (system, label) in enumerate(systems):
-        values = [report["retrieval"][name][system]["nDCG@10"] for name in names]
-        bars = axes.bar(place + (number - (len(systems) - 1) / 2) * width, values, width, label=label)
-        axes.bar_label(bars, fmt="%.3f", fontsize=7)
-    axes.set_xticks(place, names, fontsize=8)
-    axes.set_ylabel("nDCG@10")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
-def write_report(report: dict[str, Any], run: Path) -> None:
-    """``evaluation.json``, ``evaluation.md`` and ``evaluation.png`` in the run directory."""
-    (run / "evaluation.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    (run / "evaluation.md").write_text(table(report) + "\n", encoding="utf-8")
-    plot(report, run / "evaluation.png")
