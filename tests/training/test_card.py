@@ -128,6 +128,6 @@ def test_every_known_head_gives_the_maximum_of_its_own_logits(tmp_path: Path) ->
             torch.testing.assert_close(splade(ids, mask), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_head_that_is_not_known_is_refused() -> None:
-    with pytest.raises(ValueError, match="Linear: its head is not known"):
+def test_an_architecture_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear is not known; known are BertForMaskedLM"):
         SpladeModel(torch.nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tokenizers import Tokenizer as BackendTokenizer
 
 from sparse_encoder.artifact import (
     TOKEN_IDS,
-    Architecture,
     Description,
     GoldenVector,
     InputType,
@@ -139,7 +138,7 @@ def write(
     version = f"{config.name}-{datetime.now(UTC):%Y%m%d}-{weights[:8]}"
     description = Description(
         version=version,
-        architecture=_architecture(model),
+        architecture=model.architecture,
         activation="log1p_relu",
         max_length_document=config.publish.max_length_document,
         max_length_query=config.publish.max_length_query,
@@ -168,15 +167,6 @@ def write(
     return write_artifact(folder / version, fill, lambda _: description)
 
 
-def _architecture(model: SpladeModel) -> Architecture:
-    name = type(model.mlm).__name__
-    for known in get_args(Architecture):
-        if name == known:
-            architecture: Architecture = known
-            return architecture
-    raise RunError(f"{name} cannot be published: known are {', '.join(get_args(Architecture))}")
-
-
 def _base(config: Config) -> str:
     starts = {"fresh": "none", "pretrained": config.model.checkpoint}
     return starts.get(config.model.start, "intfloat/multilingual-e5-small")
@@ -186,6 +176,8 @@ def _read_evaluation(run: Path) -> dict[str, Any]:
     path = run / REPORT
     if not path.is_file():
         raise RunError(f"{path}: missing; run `python -m training evaluate` first: a model carries its figures")
+    if not (run / EXPORT).is_dir():
+        raise RunError(f"{run / EXPORT}: missing; run `python -m training evaluate` again, which writes it")
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if report.get("weights_sha256") != weights_hash(run / EXPORT):
         raise RunError(

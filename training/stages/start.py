@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
-from sparse_encoder.model import SpladeModel
+from sparse_encoder.model import SpladeModel, architecture_of
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from training.config import Config, RunError
 from training.module import TiledSplade
@@ -76,6 +76,10 @@ def pretrained_model(config: Config) -> PreTrainedModel:
         mlm: PreTrainedModel = AutoModelForMaskedLM.from_pretrained(config.model.checkpoint, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise RunError(f"model.checkpoint {config.model.checkpoint}: cannot be loaded: {error}") from error
+    try:
+        architecture_of(mlm)
+    except ValueError as error:
+        raise RunError(f"model.checkpoint {config.model.checkpoint}: {error}") from error
     decoder = mlm.get_output_embeddings()
     decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone())
     if decoder.bias is None:
