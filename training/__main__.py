@@ -56,12 +56,12 @@ def _train(options: argparse.Namespace, config: Config) -> bool:
 def _evaluate(options: argparse.Namespace, config: Config) -> None:
     from training.report import table
     from training.run import Run
-    from training.stages.evaluate import Checkpoint, evaluate_stage
+    from training.stages.evaluate import TextEncoder, evaluate_stage
 
     report = evaluate_stage(
         Run(config, options.run),
         query_limit=options.queries,
-        reference=Checkpoint.from_artifact(options.reference) if options.reference else None,
+        reference=TextEncoder.from_artifact(options.reference) if options.reference else None,
         with_dense=options.dense,
     )
     print(table(report))  # noqa: T201

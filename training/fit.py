@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
@@ -45,7 +44,13 @@ class SparseModel(SparseEncoder):
 
 
 class _Trainer(SparseEncoderTrainer):
-    """Logs the active words beside the loss."""
+    """Logs the active words beside the loss, and stops at one that is no number before it changes a weight."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise RunError(f"step {self.state.global_step}: the loss is {float(loss)}; lower the learning rate")
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         model: SparseModel = getattr(self.model, "module", self.model)  # type: ignore[arg-type]
@@ -74,11 +79,18 @@ class Watch(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.value = state.global_step / max(1, state.max_steps)
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any
+    ) -> None:
+        """Else a checkpoint of weights that are no numbers may take the place of the last good one."""
+        assert model
+        norm = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+        if not torch.isfinite(norm):
+            raise RunError(f"step {state.global_step}: a gradient is no number; lower the learning rate")
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
             return
-        if not np.isfinite(logs["loss"]):
-            raise RunError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
         low, high = self.band
         for side, active in zip(("queries", "documents"), self.model.active or (), strict=False):
             if not low <= active <= high:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sparse_encoder.artifact import fsync
 from training.config import Config, RunError
 from training.data import TrainingData, load_training_data
@@ -78,7 +80,10 @@ def check_settings(run: Run) -> None:
     """Raises ``RunError`` if stages of the run that are done were made with other settings."""
     path = run.path / _SETTINGS
     if path.is_file():
-        before, now = Config.model_validate_json(path.read_text(encoding="utf-8")), run.config
+        try:
+            before, now = Config.model_validate_json(path.read_text(encoding="utf-8")), run.config
+        except ValidationError as error:
+            raise RunError(f"{path}: not the settings of a run of this version: use another --run directory") from error
         for section in _FIXED_SECTIONS:
             old, new = getattr(before, section), getattr(now, section)
             if section == "data":
@@ -117,5 +122,9 @@ def record_origin(run: Path, recipe: Path) -> None:
 
 
 def read_origin(run: Path) -> dict[str, str]:
-    origin: dict[str, str] = json.loads((run / _ORIGIN).read_text(encoding="utf-8"))
+    """Raises ``RunError`` if the run was never started."""
+    path = run / _ORIGIN
+    if not path.is_file():
+        raise RunError(f"{path}: missing; run `python -m training train` first")
+    origin: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return origin

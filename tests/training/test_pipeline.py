@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,8 +27,10 @@ from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
+from tests.training.commands import RECIPE, ROOT, recipe_with, training
 from tests.training.test_student import teacher as tiny_bert
 from tests.training.ways import check_ways
+from training import losses
 from training.config import Config, ModelConfig, RunError, load_config
 from training.data import load_training_data
 from training.fit import Progress, SparseModel, Watch
@@ -35,7 +38,7 @@ from training.growth import PieceKnowledge, grow
 from training.module import load_module
 from training.pipeline import train
 from training.run import Run
-from training.stages.evaluate import Checkpoint, top_overlap
+from training.stages.evaluate import TextEncoder, top_overlap
 from training.stages.grow import grow_stage
 from training.stages.lexical import lexical_stage
 from training.stages.publish import Publication, previous_token_ids
@@ -46,30 +49,6 @@ from training.student import mean_piece_embeddings
 from training.trained import trained_checkpoint
 from training.validation import Validation
 from training.vocabulary import Roles
-
-ROOT = Path(__file__).parents[2]
-RECIPE = "training/sample/recipe.toml"
-
-
-def training(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "training", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("run")
-    places = ["--run", str(run), "--store", f"{run}/store", "--pack", f"{run}/packed"]
-    done = training("run", RECIPE, *places, "--alias", "stable")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return run
-
-
-@pytest.fixture(scope="module")
-def artifact(run: Path) -> Artifact:
-    store = Store(str(run / "store"))
-    return store.fetch(store.resolve("stable"), run / "cache")
 
 
 @pytest.mark.timeout(300)
@@ -92,7 +71,7 @@ def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact
 
 
 def test_a_checkpoint_agrees_with_itself_as_the_reference(run: Path, artifact: Artifact) -> None:
-    ours, reference = Checkpoint.from_export(run), Checkpoint.from_artifact(artifact.path)
+    ours, reference = TextEncoder.from_export(run), TextEncoder.from_artifact(artifact.path)
     words = ours.top_words(["손해배상", "인공지능"], 20)
     assert [len(row) for row in words] == [20, 20]
     assert top_overlap(words, reference.top_words(["손해배상", "인공지능"], 20)) == 1.0
@@ -201,18 +180,16 @@ def test_finished_stages_are_not_run_again(run: Path) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
-def test_a_finished_training_takes_no_step_more(tmp_path: Path) -> None:
-    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("steps = 20\n", "steps = 3\n", 1), encoding="utf-8")  # which is no whole epoch
+def test_a_finished_training_takes_no_step_more(prepared: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(tmp_path / "recipe.toml", ("steps = 20\n", "steps = 3\n"))  # which is no whole epoch
+    config = load_config(recipe, data_root=ROOT / "training" / "sample")
     weights = []
     for _ in range(2):
-        done = training("train", str(recipe), "--run", str(run))
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights.append((run / "train" / "final" / "model.safetensors").read_bytes())
-        shutil.rmtree(run / "train" / "final")  # as if it had been stopped just before
+        final = train(config, prepared)
+        weights.append((final / "model.safetensors").read_bytes())
+        shutil.rmtree(final)  # as if it had been stopped just before
     assert weights[0] == weights[1]
-    assert [path.name for path in (run / "train").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [path.name for path in (prepared / "train").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def going_on(run: Path, **model: Any) -> Config:
@@ -282,9 +259,7 @@ def test_no_training_starts_that_could_not_be_published(run: Path, tmp_path: Pat
 
 def strict(recipe: Path) -> Path:
     """A recipe with a gate that the sample cannot pass."""
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("active_query = [1, 500]", "active_query = [1, 2]"), encoding="utf-8")
-    return recipe
+    return recipe_with(recipe, ("active_query = [1, 500]", "active_query = [1, 2]"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -384,11 +359,12 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    text = text.replace("steps = 20\n", "steps = 60\n", 1)
-    text = text.replace("[data]\n", "[data]\nvalidation_pairs = 8\n", 1)
-    recipe.write_text(text.replace("[train]\n", "[train]\nhard_negatives = true\n", 1), encoding="utf-8")
+    recipe = recipe_with(
+        tmp_path / "recipe.toml",
+        ("steps = 20\n", "steps = 60\n"),
+        ("[data]\n", "[data]\nvalidation_pairs = 8\n"),
+        ("[train]\n", "[train]\nhard_negatives = true\n"),
+    )
     resumed, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (resumed, undisturbed):
         shutil.copytree(run / "vocabulary", folder / "vocabulary")
@@ -436,9 +412,7 @@ def test_a_run_writes_a_log_with_the_time_left_and_curves(run: Path) -> None:
 
 
 def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("size = 1500", "size = 1600"), encoding="utf-8")
+    recipe = recipe_with(tmp_path / "recipe.toml", ("size = 1500", "size = 1600"))
     done = training("train", str(recipe), "--run", str(run))
     assert done.returncode == 1
     assert "the recipe's 'vocabulary' differs" in done.stderr
@@ -456,21 +430,63 @@ def test_figures_of_other_weights_are_not_published(run: Path, tmp_path: Path) -
     assert "measured other weights" in done.stderr
 
 
+def test_an_export_that_is_missing_is_said(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "evaluation", tmp_path / "run" / "evaluation")
+    done = training("publish", RECIPE, "--run", str(tmp_path / "run"), "--store", str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "export: missing; run `python -m training evaluate` again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class _NoGradient(torch.autograd.Function):
+    """Gives its input, and NaN for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [(lambda loss: loss * torch.nan, "the loss is nan"), (_NoGradient.apply, "a gradient is no number")],
+    ids=["loss", "gradient"],
+)
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, poison: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    config = load_config(ROOT / RECIPE, data_root=ROOT / "training" / "sample")
+    settings = config.train.model_copy(update={"steps": 5, "save_steps": 1, "log_steps": 10})
+    lexical, calls = losses.lexical, 0
+
+    def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return poison(lexical(*arguments)) if calls > 4 else lexical(*arguments)  # of both sides of two batches
+
+    monkeypatch.setattr(losses, "lexical", poisoned)
+    with pytest.raises(RunError, match=message):
+        train(config.model_copy(update={"train": settings}), prepared)
+    (checkpoint,) = (prepared / "train").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2"
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        assert torch.isfinite(tensor).all(), name
+
+
 def watch(model: SimpleNamespace) -> Watch:
     return Watch(Progress(), cast(SparseModel, model), (3.0, 100.0))
 
 
 @pytest.mark.parametrize(
-    ("active", "loss", "message"),
-    [
-        ((10.0, 900.0), 1.0, "documents activate 900 words"),
-        ((0.0, 0.0), 1.0, "queries activate 0 words"),
-        ((10.0, 20.0), float("nan"), "the loss is nan"),
-    ],
+    ("active", "message"),
+    [((10.0, 900.0), "documents activate 900 words"), ((0.0, 0.0), "queries activate 0 words")],
 )
-def test_a_run_that_goes_wrong_stops_itself(active: tuple[float, float], loss: float, message: str) -> None:
+def test_a_run_whose_words_leave_their_band_stops_itself(active: tuple[float, float], message: str) -> None:
     with pytest.raises(RunError, match=message):
-        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": loss})
+        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0})
 
 
 def test_a_run_that_goes_well_goes_on() -> None:

@@ -19,11 +19,11 @@ from sparse_encoder.vector import SparseVector
 from training.config import Config
 from training.data import RetrievalData, load_retrieval
 from training.e5 import DenseTeacher, load_e5
-from training.encode import encode
+from training.encode import Search, Side, encode
 from training.export import export, weights_hash
 from training.pairs import TermPair
 from training.report import REFERENCE_TOP, TOP, plot, table
-from training.retrieval import measure, rank, rank_bm25, rank_dense, to_matrix
+from training.retrieval import measure, rank_bm25, rank_dense
 from training.run import Run, whole_directory, write_json
 from training.stages.lexical import query_tokens
 from training.stages.train import trained
@@ -38,8 +38,8 @@ _DOMAIN_TERMS = 20  #: fewer terms give no figure
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that is ready to encode."""
+class TextEncoder:
+    """A checkpoint with its tokenizer: texts in, vectors out."""
 
     model: SpladeModel
     tokenizer: Tokenizer
@@ -51,7 +51,7 @@ class Checkpoint:
         return [[self.tokenizer.vocabulary[i] for i in vector.ids] for vector in vectors]
 
     @classmethod
-    def from_artifact(cls, path: Path) -> Checkpoint:
+    def from_artifact(cls, path: Path) -> TextEncoder:
         """Read a published artifact, to compare with. Raises ``ArtifactError`` if it is none or has no query tokens."""
         manifest = read_artifact(path).manifest
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
@@ -61,7 +61,7 @@ class Checkpoint:
         return cls(SpladeModel.from_pretrained(path, list(manifest.never_emitted_ids)), tokenizer, queries)
 
     @classmethod
-    def from_export(cls, run: Path) -> Checkpoint:
+    def from_export(cls, run: Path) -> TextEncoder:
         """Read what ``training.export`` wrote into the run directory."""
         path = run / EXPORT
         roles = Roles.load(path / "roles.json")
@@ -89,9 +89,9 @@ def choose_queries(data: RetrievalData, limit: int) -> list[int]:
 
 
 def evaluate_retrieval(
-    config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000, dense: DenseTeacher | None = None
+    config: Config, encoder: TextEncoder, *, query_limit: int = 1000, dense: DenseTeacher | None = None
 ) -> dict[str, Any]:
-    """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words.
+    """For each retrieval set the measures of the encoder and of BM25 over the whole corpus, and active words.
 
     ``inference_free``: the same documents, queries by ``query_tokens``. ``dense``: a dense encoder to compare with.
     """
@@ -102,38 +102,26 @@ def evaluate_retrieval(
         chosen = choose_queries(data, query_limit)
         texts = [data.queries[i] for i in chosen]
         relevant = [data.relevant[i] for i in chosen]
-        size = len(checkpoint.tokenizer.vocabulary)
-        documents = encode(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            data.documents,
-            max_length=settings.max_length_document,
-            top_k=settings.top_k_document,
+        search = Search.encode(
+            encoder.model,
+            encoder.tokenizer,
+            Side(texts, settings.max_length_query, settings.top_k_query),
+            Side(data.documents, settings.max_length_document, settings.top_k_document),
             bf16=True,
-            description=f"{item.name} documents",
+            description=item.name,
         )
-        queries = encode(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            texts,
-            max_length=settings.max_length_query,
-            top_k=settings.top_k_query,
-            bf16=True,
-            description=f"{item.name} queries",
-        )
-        tokenised = checkpoint.tokenizer.encode_batch(texts, settings.max_length_query)
-        own = [checkpoint.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
-        index = to_matrix(documents, size)
+        tokenised = encoder.tokenizer.encode_batch(texts, settings.max_length_query)
+        own = [encoder.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
         results[item.name] = {
-            "documents": len(documents),
-            "queries": len(queries),
-            "sparse": measure(rank(to_matrix(queries, size), index), relevant, data.document_ids),
-            "inference_free": measure(rank(to_matrix(own, size), index), relevant, data.document_ids),
+            "documents": len(data.documents),
+            "queries": len(texts),
+            "sparse": measure(search.rank(), relevant, data.document_ids),
+            "inference_free": measure(search.rank(own), relevant, data.document_ids),
             "bm25": measure(rank_bm25(morphemes(data.documents), morphemes(texts)), relevant, data.document_ids),
-            "active_query": float(np.mean([len(v) for v in queries])),
+            "active_query": float(np.mean([len(v) for v in search.queries])),
             "active_query_inference_free": float(np.mean([len(v) for v in own])),
-            "active_document": float(np.mean([len(v) for v in documents])),
-            "flops": _flops(queries, documents, size),
+            "active_document": float(np.mean([len(v) for v in search.documents])),
+            "flops": _flops(search),
         }
         if dense is not None:
             found = rank_dense(
@@ -144,13 +132,14 @@ def evaluate_retrieval(
     return results
 
 
-def _flops(queries: list[SparseVector], documents: list[SparseVector], size: int) -> float:
+def _flops(search: Search) -> float:
     """Mean number of words that a query and a document share: sum_j p_j(query) p_j(document) (Formal et al. 2021)."""
 
     def rates(vectors: list[SparseVector]) -> Any:
-        return np.bincount(np.concatenate([v.ids for v in vectors]), minlength=size) / len(vectors)
+        counts = np.bincount(np.concatenate([v.ids for v in vectors]), minlength=search.vocabulary_size)
+        return counts / len(vectors)
 
-    return float(rates(queries) @ rates(documents))
+    return float(rates(search.queries) @ rates(search.documents))
 
 
 def _touches(token: str, surface: str) -> bool:
@@ -212,7 +201,7 @@ def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[l
 
 
 def evaluate_stage(
-    run: Run, *, query_limit: int = 1000, reference: Checkpoint | None = None, with_dense: bool = False
+    run: Run, *, query_limit: int = 1000, reference: TextEncoder | None = None, with_dense: bool = False
 ) -> dict[str, Any]:
     """Exports what was trained, measures that and writes the report, again each time. Raises ``RunError``."""
     config = run.config
@@ -221,7 +210,7 @@ def evaluate_stage(
     e5 = config.data_path(config.model.e5_path)
     report = evaluate(
         config,
-        Checkpoint.from_export(run.path),
+        TextEncoder.from_export(run.path),
         run.data.held_out,
         query_limit=query_limit,
         reference=reference,
@@ -237,21 +226,21 @@ def evaluate_stage(
 
 def evaluate(
     config: Config,
-    checkpoint: Checkpoint,
+    encoder: TextEncoder,
     held_out: list[TermPair],
     *,
     query_limit: int = 1000,
-    reference: Checkpoint | None = None,
+    reference: TextEncoder | None = None,
     dense: DenseTeacher | None = None,
 ) -> dict[str, Any]:
     """Everything that goes into the manifest and the model card.
 
-    ``reference``: another checkpoint, whose heaviest words of the held-out terms are looked for in ours.
+    ``reference``: another encoder, whose heaviest words of the held-out terms are looked for in ours.
     """
     report: dict[str, Any] = {"query_limit": query_limit, "prune": config.publish.model_dump()}
     if held_out:
         terms = list(dict.fromkeys(pair.term.lower() for pair in held_out))
-        words = dict(zip(terms, checkpoint.top_words(terms, REFERENCE_TOP), strict=True))
+        words = dict(zip(terms, encoder.top_words(terms, REFERENCE_TOP), strict=True))
 
         def top_words(texts: list[str]) -> list[list[str]]:
             return [words[text][:TOP] for text in texts]
@@ -261,5 +250,5 @@ def evaluate(
             report["domains"] = domains
         if reference is not None:
             report["reference_overlap"] = top_overlap(list(words.values()), reference.top_words(terms, REFERENCE_TOP))
-    report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit, dense=dense)
+    report["retrieval"] = evaluate_retrieval(config, encoder, query_limit=query_limit, dense=dense)
     return report

@@ -19,17 +19,16 @@ from tokenizers import Tokenizer as BackendTokenizer
 
 from sparse_encoder.tokenizer import Tokenizer
 from training.config import MiningConfig
-from training.encode import encode
+from training.encode import Search, Side
 from training.lexical import emitted_rows
 from training.module import TiledSplade
 from training.pairs import PassagePair, folded
-from training.retrieval import rank, rank_bm25, to_matrix
+from training.retrieval import Ranking, rank_bm25
 from training.run import Run, write_json
 from training.stages.teacher import TeacherVectors
 
 logger = logging.getLogger(__name__)
 
-Ranking = list[dict[int, float]]  #: for each query the scores of passages, by place
 Closeness = Callable[[int, int], float]  #: (place of a query, of a passage) -> the teacher's cosine
 NONE = -1
 _NEGATIVES = "negatives.json"
@@ -47,7 +46,10 @@ def overlap(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def choose_negatives(
-    pairs: Sequence[PassagePair], runs: Sequence[Ranking], settings: MiningConfig, teacher: Closeness | None = None
+    pairs: Sequence[PassagePair],
+    runs: Sequence[Sequence[Ranking]],
+    settings: MiningConfig,
+    teacher: Closeness | None = None,
 ) -> tuple[list[int], Counter[str]]:
     """For each pair the place of the passage that serves as its negative, ``NONE`` without one; counts by reason.
 
@@ -105,7 +107,7 @@ def _closeness(teacher: TeacherVectors) -> Closeness:
     return lambda query, passage: float(queries[query] @ passages[passage])
 
 
-def _found(run: Run, module: TiledSplade, pairs: Sequence[PassagePair]) -> list[Ranking]:
+def _found(run: Run, module: TiledSplade, pairs: Sequence[PassagePair]) -> list[list[Ranking]]:
     """What BM25 and ``module`` find for each query among the passages."""
     queries, passages = [pair.query for pair in pairs], [pair.passage for pair in pairs]
     train, publish = run.config.train, run.config.publish
@@ -116,16 +118,12 @@ def _found(run: Run, module: TiledSplade, pairs: Sequence[PassagePair]) -> list[
     ]
     tokenizer = Tokenizer(BackendTokenizer.from_str(backend.to_str()))
     module.eval()
-    sides = [
-        to_matrix(
-            encode(
-                module.splade, tokenizer, texts, max_length=length, top_k=top_k, bf16=train.bf16, description="mine"
-            ),
-            len(module.roles.emitted_as),
-        )
-        for texts, length, top_k in (
-            (queries, train.query_tokens, publish.top_k_query),
-            (passages, train.document_tokens, publish.top_k_document),
-        )
-    ]
-    return [rank_bm25(*words), rank(*sides)]
+    search = Search.encode(
+        module.splade,
+        tokenizer,
+        Side(queries, train.query_tokens, publish.top_k_query),
+        Side(passages, train.document_tokens, publish.top_k_document),
+        bf16=train.bf16,
+        description="mine",
+    )
+    return [rank_bm25(*words), search.rank()]
