@@ -10,7 +10,7 @@ from typing import Any
 from sparse_encoder.artifact import MANIFEST, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 
-MODULES, ROUTER = "modules.json", "router_config.json"
+MODULES, ROUTER, PROMPTS = "modules.json", "router_config.json", "config_sentence_transformers.json"
 #: Names of sentence-transformers; it means a logarithm after either.
 _ACTIVATIONS: dict[str, Activation] = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 
@@ -114,7 +114,7 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
     strategy, activation = settings.get("pooling_strategy", "max"), settings.get("activation_function", "relu")
     if strategy not in ("max", "sum"):
         raise SourceError(f"SpladePooling has pooling_strategy {strategy!r}, served are max and sum")
-    if activation not in _ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise SourceError(f"SpladePooling has activation_function {activation!r}, served are {', '.join(_ACTIVATIONS)}")
     length = transformer.get("max_seq_length")
     if length is not None and (type(length) is not int or length < 3):
@@ -123,9 +123,11 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
 
 
 def _refuse_prompts(directory: Directory) -> None:
-    settings = directory.settings("config_sentence_transformers.json")
+    settings = directory.settings(PROMPTS)
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
-    used = [name for name in ("query", "document", default) if isinstance(prompts, dict) and prompts.get(name)]
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise SourceError(f"{directory.root / PROMPTS} must give prompts by name, and a name: download it again")
+    used = [name for name in ("query", "document", default) if prompts.get(name)]
     if used:
         raise SourceError(
             f"it puts the prompt {prompts[used[0]]!r} before each text ({used[0]}), which this service does not do: "

@@ -38,11 +38,11 @@ def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, hea
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_and_weights_of_one(prepared: Path, tmp_path: Path) -> None:
     recipe = recipe_with(
         tmp_path / "recipe.toml", ("steps = 20\n", "steps = 6\n"), ("save_steps = 10", "save_steps = 6")
     )
-    alone, together = tmp_path / "alone", tmp_path / "together"
+    alone, together = prepared, tmp_path / "together"
     train = ["-m", "training", "train", str(recipe), "--run", str(alone)]
     spread = [
         "-m",

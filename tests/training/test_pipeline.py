@@ -358,7 +358,7 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path, tmp_path: Path) -> None:
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
     recipe = recipe_with(
         tmp_path / "recipe.toml",
         ("steps = 20\n", "steps = 60\n"),
@@ -367,7 +367,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path
     )
     resumed, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (resumed, undisturbed):
-        shutil.copytree(run / "vocabulary", folder / "vocabulary")
+        shutil.copytree(prepared, folder)
     done = training("train", str(recipe), "--run", str(undisturbed))
     assert done.returncode == 0, done.stderr[-3000:]
     command = [sys.executable, "-m", "training", "train", str(recipe), "--run", str(resumed)]

@@ -42,7 +42,7 @@ def lexical_stage(run: Run, vocabulary: Vocabulary) -> LexicalWeights:
         np.save(folder / _IDF, idf(rows, vocabulary.tokenizer.get_vocab_size()))
         (folder / _LENGTH).write_text(json.dumps(length), encoding="utf-8")
 
-    out = run.result(_NAME, make)
+    out = run.result(_NAME, make, inputs=f"document_tokens {config.train.document_tokens}")
     length = float(json.loads((out / _LENGTH).read_text(encoding="utf-8")))
     return LexicalWeights(torch.from_numpy(own_weights(np.load(out / _IDF), config.model.lexical_scale)), length)
 
