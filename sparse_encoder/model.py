@@ -8,14 +8,16 @@ entry: the values are the same, and no array of batch x length x vocabulary is e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.activations import ACT2FN
 
+from sparse_encoder.architectures import ARCHITECTURES, Architecture, layout
+from sparse_encoder.fields import Fields
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, put_own_words
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
@@ -76,24 +78,13 @@ class MaxLogits(torch.autograd.Function):
         return hidden_gradient, None, weight_gradient, bias_gradient, None
 
 
-def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
-    """What stands between the last hidden state and the decoder. Raises ``ValueError`` for a head that is not known."""
-    if hasattr(mlm, "cls") and hasattr(mlm.cls, "predictions"):  # BERT, and what copies it
-        transform: Callable[[Tensor], Tensor] = mlm.cls.predictions.transform
-        return transform
-    if hasattr(mlm, "head") and hasattr(mlm, "decoder"):  # ModernBERT
-        head: Callable[[Tensor], Tensor] = mlm.head
-        return head
-    if hasattr(mlm, "lm_head") and hasattr(mlm.lm_head, "dense"):  # RoBERTa, XLM-R
-        dense, norm = mlm.lm_head.dense, mlm.lm_head.layer_norm
-        return lambda states: norm(nn.functional.gelu(dense(states)))
-    if hasattr(mlm, "generator_predictions"):  # ELECTRA
-        generator: Callable[[Tensor], Tensor] = mlm.generator_predictions
-        return generator
-    if hasattr(mlm, "vocab_transform"):  # DistilBERT
-        return lambda states: mlm.vocab_layer_norm(mlm.activation(mlm.vocab_transform(states)))
-    known = "BERT, ModernBERT, RoBERTa, ELECTRA and DistilBERT"
-    raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
+def architecture_of(mlm: nn.Module) -> Architecture:
+    """Raises ``ValueError`` if it is not in the table."""
+    name = type(mlm).__name__
+    for architecture in ARCHITECTURES:
+        if architecture == name:
+            return architecture
+    raise ValueError(f"{name} is not known; known are {', '.join(ARCHITECTURES)}")
 
 
 def is_lexical_bert(path: Path | str) -> bool:
@@ -113,19 +104,18 @@ def load_masked_lm(path: Path | str, **settings: Any) -> PreTrainedModel:
 
 
 class SpladeModel(nn.Module):
-    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads; or
-    a LexicalBert, whose own words weigh what it says.
+    """A masked-LM of a known architecture as a sparse encoder; the own words of a LexicalBert weigh what it says.
 
     ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
     every id is computed.
     """
 
     def __init__(self, mlm: PreTrainedModel, emitted: Tensor | None = None) -> None:
-        """Raises ``ValueError`` if the head of ``mlm`` is not known."""
+        """Raises ``ValueError`` if the architecture of ``mlm`` is not known."""
         super().__init__()
         self.lexical = isinstance(mlm, LexicalBertForMaskedLM)
-        if not self.lexical:
-            _transform_of(mlm)
+        self.architecture = architecture_of(mlm)
+        self._shape = layout(self.architecture, Fields(mlm.config.to_dict())).shape
         self.mlm: Any = mlm  # whose attributes depend on its family
         self.register_buffer("emitted", emitted, persistent=False)
         self.emitted: Tensor | None
@@ -157,6 +147,12 @@ class SpladeModel(nn.Module):
         states: Tensor = self.mlm.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
         return states.float()
 
+    def _head(self, states: Tensor) -> Tensor:
+        """What stands between the last hidden state and the decoder."""
+        dense, norm = (self.mlm.get_submodule(name) for name in (self._shape.head_dense, self._shape.head_norm))
+        out: Tensor = norm(ACT2FN[self._shape.head_activation](dense(states)))
+        return out
+
     def max_logits(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:
@@ -172,7 +168,7 @@ class SpladeModel(nn.Module):
             transformed = self.mlm.head_states(states, input_ids).float()
         else:
             mask = attention_mask.bool()
-            transformed = _transform_of(self.mlm)(states).float()
+            transformed = self._head(states).float()
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
         return result
 

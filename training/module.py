@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from sparse_encoder.model import SpladeModel, load_masked_lm
-from training.student import pad
+from training.batches import pad
 from training.vocabulary import Roles
 
 TASKS = ("query", "document", "term")

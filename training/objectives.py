@@ -67,7 +67,7 @@ class OwnWords:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class BatchVectors:
     """One column of a batch, of all processes."""
 
     vectors: Tensor  #: [batch, columns]
@@ -88,9 +88,9 @@ class Objective(nn.Module):
         """The model itself, without the wrapper of several processes."""
         return getattr(self.model, "module", self.model)
 
-    def encode(self, feature: dict[str, Any]) -> Encoded:
+    def encode(self, feature: dict[str, Any]) -> BatchVectors:
         out = self.model(feature)
-        return Encoded(
+        return BatchVectors(
             gather(out["sentence_embedding"]),
             gather(out["signed"]),
             gather_ids(out["input_ids"]),

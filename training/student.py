@@ -9,7 +9,6 @@ adds some related ones and training improves on that.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from transformers import BertModel
 from sparse_encoder.artifact import CLOSED_BIAS
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
+from training.batches import pad
 from training.vocabulary import Roles
 
 logger = logging.getLogger(__name__)
@@ -85,22 +85,6 @@ def own_words_start(model: LexicalBertForMaskedLM, roles: Roles) -> None:
     model.own_token.copy_(torch.tensor(roles.emitted_as))
     model.importance.weight.zero_()
     model.importance.bias.zero_()
-
-
-@dataclass(frozen=True)
-class Batch:
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
-def pad(rows: list[list[int]]) -> Batch:
-    length = max(1, *(len(row) for row in rows)) if rows else 1
-    ids = torch.zeros((len(rows), length), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return Batch(ids, mask)
 
 
 @torch.no_grad()

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
-from app.encoders.graph.bert import BertShape
 from app.encoders.graph.builder import Builder, index, scalar
+from sparse_encoder.architectures import layout
+from sparse_encoder.fields import Fields
+from sparse_encoder.layers import BertShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +26,13 @@ class LexicalBertShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LexicalBertShape:
-        """:raises KeyError: if `config` lacks a value."""
+        """:raises KeyError: if `config` lacks a value.
+        :raises FieldError: if a field is wrong.
+        """
+        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).shape
+        assert isinstance(shape, BertShape)
         return cls(
-            bert=BertShape.from_config("LexicalBertForMaskedLM", config),
+            bert=shape,
             saturation=config["own_saturation"],
             length_power=config["own_length_power"],
         )

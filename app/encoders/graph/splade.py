@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
-from app.encoders.graph.bert import BertShape, bert_head, bert_states
-from app.encoders.graph.builder import ACTIVATIONS, Builder, Int8, index, scalar
+from app.encoders.graph.bert import bert_head, bert_states
+from app.encoders.graph.builder import Builder, Int8, index, scalar
 from app.encoders.graph.lexical_bert import LexicalBertShape, OwnWords, lexical_states
-from app.encoders.graph.modernbert import ModernBertShape, modernbert_states
-from sparse_encoder.artifact import Activation, Architecture, Pooling
+from app.encoders.graph.modernbert import modernbert_states
+from sparse_encoder.architectures import Architecture, layout
+from sparse_encoder.artifact import Activation, Pooling
+from sparse_encoder.fields import FieldError, Fields
+from sparse_encoder.layers import BertShape, ModernBertShape
 from sparse_encoder.weights import Weights
 
 #: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.
@@ -102,24 +105,15 @@ def _decoder(
     return rows, build.get(_first(build, shape.decoder_biases))[emitted_ids]
 
 
-def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
-    if (kind := config.get("position_embedding_type", "absolute")) != "absolute":
-        raise EncoderError(f"config.json has position_embedding_type {kind!r}, this encoder computes only 'absolute'")
+def _shape(architecture: Architecture, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
     try:
-        if architecture == "ModernBertForMaskedLM":
-            shape: BertShape | ModernBertShape = ModernBertShape.from_config(config)
-        elif architecture == "LexicalBertForMaskedLM":
+        if architecture == "LexicalBertForMaskedLM":
             return LexicalBertShape.from_config(config)
-        else:
-            shape = BertShape.from_config(architecture, config)
+        return layout(architecture, Fields(config, complete=True)).shape
     except KeyError as error:
         raise EncoderError(f"config.json lacks {error}: publish the checkpoint again with its full config") from error
-    for activation in (shape.activation, shape.head_activation):
-        if activation not in ACTIVATIONS:
-            raise EncoderError(
-                f"config.json has the activation {activation!r}, this encoder computes {', '.join(ACTIVATIONS)}"
-            )
-    return shape
+    except FieldError as error:
+        raise EncoderError(str(error)) from error
 
 
 def _max_head(
