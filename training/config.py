@@ -140,6 +140,10 @@ class LossConfig(Section):
     lexical_teacher: float = 0.0  #: weight of BM25-like scores of the own words, added to the teacher's logits
     margin: float = 0.0  #: MarginMSE against the dense teacher, over mined negatives
     idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
+    unsupported: float = 0.0  #: FLOPS charges words that the table does not name so much more, in shares of itself
+    tail: float = 0.0  #: weight of the words beyond ``tail_query`` and ``tail_document``, which a service cuts off
+    tail_query: int = 24
+    tail_document: int = 128
     anti_collapse: float = 0.0  #: weight of the guard that no vector's weights sum to less than ``least_weight``
     least_weight: float = 2.0
 
