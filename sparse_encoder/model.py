@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 
 from sparse_encoder.architectures import ARCHITECTURES, Architecture, layout
 from sparse_encoder.fields import Fields
-from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, put_own_words
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, OwnWords, put_own_words
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
 
@@ -87,6 +87,10 @@ def architecture_of(mlm: nn.Module) -> Architecture:
     raise ValueError(f"{name} is not known; known are {', '.join(ARCHITECTURES)}")
 
 
+def _signed(logits: Tensor) -> Tensor:
+    return torch.where(logits > 0, torch.log1p(torch.relu(logits)), logits)
+
+
 def is_lexical_bert(path: Path | str) -> bool:
     """Whether the checkpoint in the directory ``path`` is a LexicalBert; false if nothing is there."""
     config = Path(path) / "config.json"
@@ -125,6 +129,10 @@ class SpladeModel(nn.Module):
             column[emitted] = torch.arange(len(emitted))
         self.register_buffer("column", column, persistent=False)
         self.column: Tensor  #: of the vectors, for each token; -1 = none
+        chosen = torch.arange(mlm.config.vocab_size) if emitted is None else emitted
+        has_row = self.decoder.weight.detach()[chosen].any(1) if self.lexical else torch.ones(len(chosen)).bool()
+        self.register_buffer("headed", None if has_row.all() else has_row.nonzero()[:, 0], persistent=False)
+        self.headed: Tensor | None  #: columns that the head computes, where it has no row for the others; None = all
 
     @classmethod
     def from_pretrained(cls, path: Path | str, never_emitted: list[int] | None = None) -> SpladeModel:
@@ -161,16 +169,20 @@ class SpladeModel(nn.Module):
 
         ``dtype``: of the product with the decoder; bfloat16 is what training uses.
         """
-        chosen = slice(None) if self.emitted is None else self.emitted
-        weight, bias = self.decoder.weight[chosen], self.decoder.bias[chosen]
+        rows = torch.arange(len(self.column), device=self.column.device) if self.emitted is None else self.emitted
+        computed = rows if self.headed is None else rows[self.headed]
+        weight, bias = self.decoder.weight[computed], self.decoder.bias[computed]
         if self.lexical:
-            mask = self.mlm.own_tokens(input_ids, attention_mask) >= 0
+            mask = self.mlm.own_words(input_ids, attention_mask).speaks
             transformed = self.mlm.head_states(states, input_ids).float()
         else:
             mask = attention_mask.bool()
             transformed = self._head(states).float()
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
-        return result
+        if self.headed is None:
+            return result
+        constant: Tensor = self.decoder.bias[rows].expand(len(result), -1)
+        return constant.index_copy(1, self.headed, result)
 
     def signed_weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
@@ -178,11 +190,25 @@ class SpladeModel(nn.Module):
         """``weights`` before ``relu``: ``log1p(z)`` for a logit above zero and z itself below, both of slope 1 at zero;
         a loss that is to wake a word acts on this. [batch, emitted] (all ids without ``emitted``)."""
         logits = self.max_logits(states, input_ids, attention_mask, dtype)
-        signed = torch.where(logits > 0, torch.log1p(torch.relu(logits)), logits)
         if not self.lexical:
-            return signed
-        tokens = self.mlm.own_tokens(input_ids, attention_mask)
-        return put_own_words(signed, self.mlm.own_words(states, tokens), tokens, self.column)
+            return _signed(logits)
+        own = self.mlm.own_words(input_ids, attention_mask)
+        weights = self.mlm.own_weights(states, own)
+        if self.mlm.config.related:
+            logits = logits + self._related(states, own, weights)
+        return put_own_words(_signed(logits), weights, own.tokens, self.column)
+
+    def _related(self, states: Tensor, own: OwnWords, weights: Tensor) -> Tensor:
+        tokens, added = self.mlm.related_words(states, own, weights)
+        columns = self.column[tokens]
+        size = len(self.column) if self.emitted is None else len(self.emitted)
+        empty = torch.zeros((len(tokens), size), device=tokens.device)
+        return empty.scatter_add(1, columns.clamp(min=0), added * (columns >= 0))
+
+    def related(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the table of a LexicalBert adds to the logits: [batch, emitted] (all ids without ``emitted``)."""
+        own = self.mlm.own_words(input_ids, attention_mask)
+        return self._related(states, own, self.mlm.own_weights(states, own))
 
     def weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32

@@ -163,6 +163,10 @@ class LossConfig(Section):
     lexical_teacher: NonNegativeFloat = 0.0  #: weight of BM25-like scores of the own words beside the teacher's logits
     margin: NonNegativeFloat = 0.0  #: MarginMSE against the dense teacher, over mined negatives
     idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
+    unsupported: NonNegativeFloat = 0.0  #: FLOPS charges words that the table does not name so much more
+    tail: NonNegativeFloat = 0.0  #: weight of the words beyond the next two, which a service cuts off
+    tail_query: PositiveInt = 24
+    tail_document: PositiveInt = 128
     anti_collapse: NonNegativeFloat = 0.0  #: weight of the guard that no vector weighs less than ``least_weight``
     least_weight: NonNegativeFloat = 2.0
 

@@ -78,6 +78,9 @@ class TiledSplade(InputModule):
         if not self.heads_only:
             dtype = torch.bfloat16 if self.bf16 and self.training else torch.float32
             features["signed"] = self.splade.signed_weights(states, ids, mask, dtype)
+            if self.splade.lexical and self.splade.mlm.config.related:
+                with torch.no_grad():
+                    features["supported"] = self.splade.related(states, ids, mask) > 0
             features["sentence_embedding"] = FadingRelu.apply(features["signed"])  # type: ignore[no-untyped-call]
         return features
 

@@ -113,7 +113,7 @@ def install_head(
     # 1. The head's input: states and tokens at one scale, in the teacher's space.
     batches = [pad(sample[i : i + 64]) for i in range(0, len(sample), 64)]
     states = [model.hidden_states(batch.input_ids, batch.attention_mask) for batch in batches]
-    speaks = [mlm.own_tokens(batch.input_ids, batch.attention_mask) >= 0 for batch in batches]
+    speaks = [mlm.own_words(batch.input_ids, batch.attention_mask).speaks for batch in batches]
     spoken = torch.cat([part[mask] for part, mask in zip(states, speaks, strict=True)])
     mean = spoken.mean(0)
     scale = _HEAD_SCALE / spoken.sub(mean).std()

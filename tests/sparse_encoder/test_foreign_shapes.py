@@ -74,8 +74,8 @@ def test_sentence_transformers(shape: str, tmp_path: Path) -> None:
     ("name", "fields", "message"),
     [
         ("1_SpladePooling/config.json", {"activation_function": ["relu"]}, r"activation_function \['relu'\], served"),
-        ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "must give prompts by name"),
-        ("config_sentence_transformers.json", {"prompts": ["find: "]}, "must give prompts by name"),
+        ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "must name its prompts"),
+        ("config_sentence_transformers.json", {"prompts": ["find: "]}, "must name its prompts"),
     ],
 )
 def test_fields_of_another_type_are_refused(name: str, fields: dict[str, object], message: str, tmp_path: Path) -> None:
