@@ -100,7 +100,7 @@ class Objective(nn.Module):
         )
 
     def expansion_flops(
-        self, task: str, encoded: Encoded, own: Targets, idf: Tensor | None = None, unsupported: float = 0.0
+        self, task: str, encoded: BatchVectors, own: Targets, idf: Tensor | None = None, unsupported: float = 0.0
     ) -> Tensor:
         """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say. Words
         that are off cost nothing, so nothing pushes them further down."""

@@ -45,7 +45,7 @@ class LexicalBertShape:
 
 
 class OwnWords:
-    """The words of the texts themselves, as columns of the vectors: at each position its word, its parts behind them."""
+    """The words of the texts themselves, as columns: at each position its word, its parts behind them."""
 
     def __init__(
         self, build: Builder, shape: LexicalBertShape, emitted_ids: NDArray[np.int32], ids: ov.Node, mask: ov.Node
@@ -141,8 +141,8 @@ class OwnWords:
         table = np.concatenate([2 * self._build.get("related_weight")[self._emitted_ids], silent[1]]).astype(np.float32)
         added = op.multiply(op.gather(op.constant(table), self._words, index(0)), share)
         places = op.gather(op.constant(columns), self._words, index(0))
-        flat = [op.reshape(node, index([0, -1]), True) for node in (places, added)]
-        return self._scattered(logits, *flat, "sum", use_init_val=True)
+        flat_places, flat_added = (op.reshape(node, index([0, -1]), True) for node in (places, added))
+        return self._scattered(logits, flat_places, flat_added, "sum", use_init_val=True)
 
     def put(self, vectors: ov.Node, weights: ov.Node) -> ov.Node:
         """`vectors` [B, columns] in which own words have their `weights`; empty for a text that holds none."""

@@ -97,9 +97,7 @@ def _lexical_bert(
     return own.put(_activate(own.add_related(logits, states, weights), kind.activation), weights)
 
 
-def _lexical_logits(
-    build: Builder, shape: BertShape, emitted_ids: NDArray[np.int32], states: ov.Node
-) -> ov.Node:
+def _lexical_logits(build: Builder, shape: BertShape, emitted_ids: NDArray[np.int32], states: ov.Node) -> ov.Node:
     """The head's logits [B, columns]; a word whose row is zero has its bias and costs no product."""
     has_row = build.get(_first(build, shape.decoders))[emitted_ids].any(1)
     if has_row.all():
