@@ -20,7 +20,7 @@ serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
 
 opensearch: | $(VENV)/bin/python
-	exec $(VENV)/bin/python -m tools.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
+	exec $(VENV)/bin/python -m scripts.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
 
 test-fast: $(VENV)/.everything
 	$(VENV)/bin/python -m pytest -m "not slow and not soak"
@@ -49,7 +49,7 @@ k8s-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/k8s_check.py
 
 demo-swap: $(VENV)/.everything
-	PYTHONPATH=. $(VENV)/bin/python scripts/demo_swap.py
+	$(VENV)/bin/python -m scripts.demo_swap
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
