@@ -64,6 +64,7 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_kill_in_the_middle_of_writing_lexical_weights(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
