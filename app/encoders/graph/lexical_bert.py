@@ -32,7 +32,7 @@ class LexicalBertShape:
         """:raises KeyError: if `config` lacks a value.
         :raises FieldError: if a field is wrong.
         """
-        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).shape
+        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).layers
         assert isinstance(shape, BertShape)
         return cls(
             bert=shape,
