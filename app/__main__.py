@@ -12,7 +12,7 @@ from pydantic_settings import CliApp
 
 from app.main import create_app
 from app.settings import Settings
-from app.web.slow_clients import ImpatientProtocol
+from app.web.protocol import BoundedProtocol, loop_with_timeout
 
 
 def main() -> None:
@@ -30,7 +30,9 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        http=ImpatientProtocol.with_timeout(settings.client_timeout_seconds),
+        http=BoundedProtocol.with_timeout(settings.client_timeout_seconds),
+        loop=loop_with_timeout(settings.client_timeout_seconds),  # type: ignore[arg-type]  # factories are taken too
+        ws="none",
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         timeout_keep_alive=75,  # s; OpenSearch reuses a connection for 60
