@@ -1,6 +1,6 @@
 """What one client's queries feel of another client's load: latency idle, and while the other has documents in flight.
 
-    python -m benchmarks.fairness [--seconds 15] [--rounds 3] [--texts 4096] [--characters 150]
+    python -m benchmarks.fairness [--seconds 15] [--rounds 3] [--texts 4096] [--characters 60]
 
 The load is 16 requests at once, each sent again when it is answered, of as many documents as make `--texts` in flight.
 Both clients have an API key of their own.
@@ -54,14 +54,18 @@ async def load(url: str, texts: int, characters: int, answered: list[int]) -> No
                 body = [words(characters // 3) for _ in range(texts // REQUESTS)]
                 response = await client.post("/encode", json=body)
                 answered.append(response.status_code)
+                if response.status_code != 200:
+                    await asyncio.sleep(1)
 
         await asyncio.gather(*(one() for _ in range(REQUESTS)))
 
 
-async def in_flight(url: str, texts: int) -> None:
-    async with httpx.AsyncClient(base_url=url) as client:
-        while f"texts_in_flight {texts:.1f}" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+async def in_flight(url: str) -> float:
+    async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+        metrics = (await client.get("/metrics")).text
+    return float(
+        next(line.split()[1] for line in metrics.splitlines() if "_texts_in_flight " in line and line[0] != "#")
+    )
 
 
 async def measure(url: str, seconds: float, rounds: int, texts: int, characters: int) -> None:
@@ -70,9 +74,11 @@ async def measure(url: str, seconds: float, rounds: int, texts: int, characters:
         for loaded in (False, True):
             answered: list[int] = []
             other = asyncio.create_task(load(url, texts, characters, answered)) if loaded else None
-            if loaded:
-                await in_flight(url, texts)
+            while loaded and await in_flight(url) < 0.9 * texts:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            seen = [await in_flight(url)] if loaded else []
             took, statuses = await queries(url, seconds)
+            seen += [await in_flight(url)] if loaded else []
             if other:
                 other.cancel()
                 await asyncio.wait([other])
@@ -82,7 +88,11 @@ async def measure(url: str, seconds: float, rounds: int, texts: int, characters:
             print(
                 f"{number + 1}  {f'{texts} documents in flight' if loaded else 'idle':<28} {len(took):>5} queries  "
                 f"p50 {figures['p50']:7.1f}  p95 {figures['p95']:7.1f}  p99 {figures['p99']:7.1f} ms  refused {refused}"
-                + (f"  (load: {sorted((s, answered.count(s)) for s in set(answered))})" if loaded else ""),
+                + (
+                    f"  (in flight {seen}, load answered {sorted((s, answered.count(s)) for s in set(answered))})"
+                    if loaded
+                    else ""
+                ),
                 flush=True,
             )
 
@@ -92,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--texts", type=int, default=4096)
-    parser.add_argument("--characters", type=int, default=150)
+    parser.add_argument("--characters", type=int, default=60)
     parser.add_argument("--flags", default="[]", help="of the service, as JSON")
     options = parser.parse_args(arguments)
     keys = ",".join(f"{name}:{hashlib.sha256(name.encode()).hexdigest()}" for name in ("few", "many"))

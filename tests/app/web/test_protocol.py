@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import os
+import random
 import re
 import shutil
 import socket
@@ -248,6 +249,50 @@ def test_bodies_of_many_small_chunks_arrive_whole(service: Service) -> None:
         connection.sendall(head + chunks + b"0\r\n\r\n" + LAST)
         (_, said), _ = answers(connection)
     assert said["body"] == "".join(chr(97 + n % 26) for n in range(100_000))
+
+
+def random_request(random_: random.Random, number: int) -> tuple[bytes, str]:
+    """A request of one of many shapes, and the body that must arrive."""
+    body = "".join(random_.choices("ab\r\n0;GET / HTTP/1.1", k=random_.choice([0, 1, 50, 1000, 5000, 70_000])))
+    head = [b"POST /echo/%d HTTP/1.1" % number, b"Host: a"]
+    if random_.random() < 0.3:
+        head += [b"Connection: upgrade", b"Upgrade: h2c"]
+    head += [b"X-Padding: " + b"p" * random_.choice([0, 10, 900, 5000])]
+    if random_.random() < 0.5:
+        return b"\r\n".join([*head, b"Content-Length: %d" % len(body), b"", b""]) + body.encode(), body
+    sent, at = b"\r\n".join([*head, b"Transfer-Encoding: chunked", b"", b""]), 0
+    while at < len(body):
+        piece = body[at : at + random_.choice([1, 7, 1023, 1024, 40_000])].encode()
+        extension = random_.choice([b"", b";a=b"])
+        sent, at = sent + b"%x%s\r\n%s\r\n" % (len(piece), extension, piece), at + len(piece)
+    trailer = random_.choice([b"", b"authorization: x\r\n", b"x-long: %s\r\n" % (b"t" * 3000)])
+    return sent + b"0\r\n" + trailer + b"\r\n", body
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_of_any_shape_cut_anywhere_arrive_as_they_were_sent(service: Service, seed: int) -> None:
+    random_ = random.Random(seed)
+    requests = [random_request(random_, number) for number in range(60)]
+    sent = b"".join(request for request, _ in requests) + LAST
+    with service.connected() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def send() -> None:
+            at = 0
+            while at < len(sent):
+                piece = sent[at : at + random_.choice([1, 3, 100, 1023, 1024, 1025, 65_536, 300_000])]
+                connection.sendall(piece)
+                at += len(piece)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        *said, (_, last) = answers(connection)
+        sender.join()
+    assert last["path"] == "/last"
+    assert [(answer["path"], answer["body"]) for _, answer in said] == [
+        (f"/echo/{number}", body) for number, (_, body) in enumerate(requests)
+    ]
+    assert all({"x-long", "authorization"}.isdisjoint(answer["headers"]) for _, answer in said)
 
 
 # Upgrades
