@@ -10,9 +10,10 @@ from typing import Generic, Protocol, TypeVar
 QUERY_BATCHES_IN_A_ROW = 4
 #: Texts of one client, and of all others, that are looked at for one batch, oldest first.
 WINDOW = 512
-#: While queries come, a batch of documents has this share of the tokens of others, since the next query waits for its
-#: end; until so many batches of documents went by without one.
-SHARE_AMONG_QUERIES = 0.25
+#: While queries come, a batch of documents has this share of the tokens of others, and no less than so many, since the
+#: next query waits for its end; until so many batches of documents went by without one.
+SHARE_AMONG_QUERIES = 0.125
+LEAST_AMONG_QUERIES = 128
 DOCUMENT_BATCHES_AFTER_A_QUERY = 16
 
 
@@ -140,8 +141,10 @@ class BatchQueue(Generic[E]):
         if not self._documents:
             return []
         self._document_batches_in_a_row += 1
-        among_queries = self._document_batches_in_a_row <= DOCUMENT_BATCHES_AFTER_A_QUERY
-        return self._documents.take(int(self._max_batch_tokens * (SHARE_AMONG_QUERIES if among_queries else 1)))
+        most = self._max_batch_tokens
+        if self._document_batches_in_a_row <= DOCUMENT_BATCHES_AFTER_A_QUERY:
+            most = min(most, max(LEAST_AMONG_QUERIES, int(most * SHARE_AMONG_QUERIES)))
+        return self._documents.take(most)
 
 
 def _fitting(waiting: Sequence[Entry], own: Sequence[int], others: Sequence[int], most_tokens: int) -> set[int]:

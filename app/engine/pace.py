@@ -7,12 +7,12 @@ NEWEST = 0.2
 
 
 class Pace:
-    """Tokens a second over recent batches that were a fifth full or more: smaller ones are slower by the token, and
-    no measure of what many texts take; those of documents among queries are a quarter full."""
+    """Tokens a second over recent batches that were a tenth full or more: smaller ones are slower by the token, and
+    no measure of what many texts take; those of documents among queries are an eighth full."""
 
     def __init__(self, max_batch_tokens: int, tokens_per_second: float | None = None) -> None:
         """`tokens_per_second`: as measured before the first batch, if it was."""
-        self._full = max_batch_tokens / 5
+        self._full = max_batch_tokens / 10
         self.tokens_per_second = tokens_per_second
 
     def observe(self, tokens: int, seconds: float) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from app.engine.batching import (
     DOCUMENT_BATCHES_AFTER_A_QUERY,
+    LEAST_AMONG_QUERIES,
     QUERY_BATCHES_IN_A_ROW,
-    SHARE_AMONG_QUERIES,
+    WINDOW,
     BatchQueue,
 )
 
@@ -158,14 +159,13 @@ def test_what_is_ahead_of_a_client_is_its_own_and_as_much_of_each_other() -> Non
     assert waiting.ahead("new", 20, is_query=True) == 20
 
 
-def test_batches_of_documents_are_small_while_queries_come() -> None:
-    waiting: BatchQueue[Text] = BatchQueue(100)
-    waiting.extend(of("a", *[5] * 1000))
-    small = int(SHARE_AMONG_QUERIES * 100) // 5
-    assert len(waiting.next_batch()) == 20
-    waiting.extend(of("a", 5, is_query=True))
+@pytest.mark.parametrize(("budget", "small"), [(4000, 500), (200, LEAST_AMONG_QUERIES), (100, 100)])
+def test_batches_of_documents_are_small_while_queries_come(budget: int, small: int) -> None:
+    waiting: BatchQueue[Text] = BatchQueue(budget)
+    waiting.extend(of("a", *[1] * 20_000))
+    full = min(budget, WINDOW)
+    assert len(waiting.next_batch()) == full
+    waiting.extend(of("a", 1, is_query=True))
     assert waiting.next_batch()[0].is_query
-    assert [len(waiting.next_batch()) for _ in range(DOCUMENT_BATCHES_AFTER_A_QUERY)] == (
-        [small] * DOCUMENT_BATCHES_AFTER_A_QUERY
-    )
-    assert len(waiting.next_batch()) == 20
+    assert {len(waiting.next_batch()) for _ in range(DOCUMENT_BATCHES_AFTER_A_QUERY)} == {small}
+    assert len(waiting.next_batch()) == full
