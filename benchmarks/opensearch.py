@@ -3,7 +3,7 @@
     python -m benchmarks.opensearch --data DIR --set NAME --out DIR
 
 reads `DIR/NAME.corpus.jsonl` (`_id`, `text`) and `DIR/NAME.queries.jsonl` (`query`, `pos`: ids), or both as `.xz`. For
-each version of OpenSearch it starts a node (tools/opensearch_node.py) and the service, and writes `opensearch.json`,
+each version of OpenSearch it starts a node (scripts/opensearch_node.py) and the service, and writes `opensearch.json`,
 `opensearch.md` and `opensearch.png`. Timings are of one client on this machine, which node and service share.
 """
 
@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from scripts.opensearch_node import VERSIONS, running_node
 from tests.app.server import running
-from tools.opensearch_node import VERSIONS, running_node
 
 Vector = Mapping[str, float]
 NAME = "benchmark"

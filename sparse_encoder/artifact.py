@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sparse_encoder.architectures import Architecture
+
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.jsonl"
@@ -32,17 +34,6 @@ REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
 InputType = Literal["document", "query"]
-#: As `config.json` names it; the weights have the names that transformers gives them.
-Architecture = Literal[
-    "BertForMaskedLM",
-    "CamembertForMaskedLM",
-    "DistilBertForMaskedLM",
-    "ElectraForMaskedLM",
-    "LexicalBertForMaskedLM",
-    "ModernBertForMaskedLM",
-    "RobertaForMaskedLM",
-    "XLMRobertaForMaskedLM",
-]
 #: Of each logit: log(1 + relu(x)), or log(1 + log(1 + relu(x))).
 Activation = Literal["log1p_relu", "log1p_log1p_relu"]
 #: Over a text's positions, of what the activation gives.

@@ -8,15 +8,17 @@ entry: the values are the same, and no array of batch x length x vocabulary is e
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
+from transformers.activations import ACT2FN
 
-from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, put_own_words
+from sparse_encoder.architectures import ARCHITECTURES, Architecture, layout
+from sparse_encoder.fields import Fields
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, OwnWords, put_own_words
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache
 
@@ -76,24 +78,17 @@ class MaxLogits(torch.autograd.Function):
         return hidden_gradient, None, weight_gradient, bias_gradient, None
 
 
-def _transform_of(mlm: Any) -> Callable[[Tensor], Tensor]:
-    """What stands between the last hidden state and the decoder. Raises ``ValueError`` for a head that is not known."""
-    if hasattr(mlm, "cls") and hasattr(mlm.cls, "predictions"):  # BERT, and what copies it
-        transform: Callable[[Tensor], Tensor] = mlm.cls.predictions.transform
-        return transform
-    if hasattr(mlm, "head") and hasattr(mlm, "decoder"):  # ModernBERT
-        head: Callable[[Tensor], Tensor] = mlm.head
-        return head
-    if hasattr(mlm, "lm_head") and hasattr(mlm.lm_head, "dense"):  # RoBERTa, XLM-R
-        dense, norm = mlm.lm_head.dense, mlm.lm_head.layer_norm
-        return lambda states: norm(nn.functional.gelu(dense(states)))
-    if hasattr(mlm, "generator_predictions"):  # ELECTRA
-        generator: Callable[[Tensor], Tensor] = mlm.generator_predictions
-        return generator
-    if hasattr(mlm, "vocab_transform"):  # DistilBERT
-        return lambda states: mlm.vocab_layer_norm(mlm.activation(mlm.vocab_transform(states)))
-    known = "BERT, ModernBERT, RoBERTa, ELECTRA and DistilBERT"
-    raise ValueError(f"{type(mlm).__name__}: its head is not known; those of {known} are")
+def architecture_of(mlm: nn.Module) -> Architecture:
+    """Raises ``ValueError`` if it is not in the table."""
+    name = type(mlm).__name__
+    for architecture in ARCHITECTURES:
+        if architecture == name:
+            return architecture
+    raise ValueError(f"{name} is not known; known are {', '.join(ARCHITECTURES)}")
+
+
+def _signed(logits: Tensor) -> Tensor:
+    return torch.where(logits > 0, torch.log1p(torch.relu(logits)), logits)
 
 
 def is_lexical_bert(path: Path | str) -> bool:
@@ -113,19 +108,18 @@ def load_masked_lm(path: Path | str, **settings: Any) -> PreTrainedModel:
 
 
 class SpladeModel(nn.Module):
-    """A masked-LM as a sparse encoder: BERT, ModernBERT, RoBERTa, ELECTRA, DistilBERT, and what shares their heads; or
-    a LexicalBert, whose own words weigh what it says.
+    """A masked-LM of a known architecture as a sparse encoder; the own words of a LexicalBert weigh what it says.
 
     ``emitted`` lists the ids that can leave the model; the others are not computed (their weight is zero). Without it
     every id is computed.
     """
 
     def __init__(self, mlm: PreTrainedModel, emitted: Tensor | None = None) -> None:
-        """Raises ``ValueError`` if the head of ``mlm`` is not known."""
+        """Raises ``ValueError`` if the architecture of ``mlm`` is not known."""
         super().__init__()
         self.lexical = isinstance(mlm, LexicalBertForMaskedLM)
-        if not self.lexical:
-            _transform_of(mlm)
+        self.architecture = architecture_of(mlm)
+        self._shape = layout(self.architecture, Fields(mlm.config.to_dict())).shape
         self.mlm: Any = mlm  # whose attributes depend on its family
         self.register_buffer("emitted", emitted, persistent=False)
         self.emitted: Tensor | None
@@ -135,6 +129,10 @@ class SpladeModel(nn.Module):
             column[emitted] = torch.arange(len(emitted))
         self.register_buffer("column", column, persistent=False)
         self.column: Tensor  #: of the vectors, for each token; -1 = none
+        chosen = torch.arange(mlm.config.vocab_size) if emitted is None else emitted
+        has_row = self.decoder.weight.detach()[chosen].any(1) if self.lexical else torch.ones(len(chosen)).bool()
+        self.register_buffer("headed", None if has_row.all() else has_row.nonzero()[:, 0], persistent=False)
+        self.headed: Tensor | None  #: columns that the head computes, where it has no row for the others; None = all
 
     @classmethod
     def from_pretrained(cls, path: Path | str, never_emitted: list[int] | None = None) -> SpladeModel:
@@ -157,6 +155,12 @@ class SpladeModel(nn.Module):
         states: Tensor = self.mlm.base_model(input_ids=input_ids, attention_mask=attention_mask)[0]
         return states.float()
 
+    def _head(self, states: Tensor) -> Tensor:
+        """What stands between the last hidden state and the decoder."""
+        dense, norm = (self.mlm.get_submodule(name) for name in (self._shape.head_dense, self._shape.head_norm))
+        out: Tensor = norm(ACT2FN[self._shape.head_activation](dense(states)))
+        return out
+
     def max_logits(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:
@@ -165,16 +169,20 @@ class SpladeModel(nn.Module):
 
         ``dtype``: of the product with the decoder; bfloat16 is what training uses.
         """
-        chosen = slice(None) if self.emitted is None else self.emitted
-        weight, bias = self.decoder.weight[chosen], self.decoder.bias[chosen]
+        rows = torch.arange(len(self.column), device=self.column.device) if self.emitted is None else self.emitted
+        computed = rows if self.headed is None else rows[self.headed]
+        weight, bias = self.decoder.weight[computed], self.decoder.bias[computed]
         if self.lexical:
-            mask = self.mlm.own_tokens(input_ids, attention_mask) >= 0
+            mask = self.mlm.own_words(input_ids, attention_mask).speaks
             transformed = self.mlm.head_states(states, input_ids).float()
         else:
             mask = attention_mask.bool()
-            transformed = _transform_of(self.mlm)(states).float()
+            transformed = self._head(states).float()
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
-        return result
+        if self.headed is None:
+            return result
+        constant: Tensor = self.decoder.bias[rows].expand(len(result), -1)
+        return constant.index_copy(1, self.headed, result)
 
     def signed_weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
@@ -182,11 +190,25 @@ class SpladeModel(nn.Module):
         """``weights`` before ``relu``: ``log1p(z)`` for a logit above zero and z itself below, both of slope 1 at zero;
         a loss that is to wake a word acts on this. [batch, emitted] (all ids without ``emitted``)."""
         logits = self.max_logits(states, input_ids, attention_mask, dtype)
-        signed = torch.where(logits > 0, torch.log1p(torch.relu(logits)), logits)
         if not self.lexical:
-            return signed
-        tokens = self.mlm.own_tokens(input_ids, attention_mask)
-        return put_own_words(signed, self.mlm.own_words(states, tokens), tokens, self.column)
+            return _signed(logits)
+        own = self.mlm.own_words(input_ids, attention_mask)
+        weights = self.mlm.own_weights(states, own)
+        if self.mlm.config.related:
+            logits = logits + self._related(states, own, weights)
+        return put_own_words(_signed(logits), weights, own.tokens, self.column)
+
+    def _related(self, states: Tensor, own: OwnWords, weights: Tensor) -> Tensor:
+        tokens, added = self.mlm.related_words(states, own, weights)
+        columns = self.column[tokens]
+        size = len(self.column) if self.emitted is None else len(self.emitted)
+        empty = torch.zeros((len(tokens), size), device=tokens.device)
+        return empty.scatter_add(1, columns.clamp(min=0), added * (columns >= 0))
+
+    def related(self, states: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the table of a LexicalBert adds to the logits: [batch, emitted] (all ids without ``emitted``)."""
+        own = self.mlm.own_words(input_ids, attention_mask)
+        return self._related(states, own, self.mlm.own_weights(states, own))
 
     def weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32

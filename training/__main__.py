@@ -20,7 +20,7 @@ def _parser() -> argparse.ArgumentParser:
         "run": "train, evaluate and publish, one after the other",
         "vocab": "build the vocabulary only",
         "train": "run every stage that is not done yet: vocabulary, teacher vectors, alignment, sparse training",
-        "evaluate": "measure the trained checkpoint; writes evaluation.json, .md and .png into the run directory",
+        "evaluate": "measure the trained checkpoint; writes evaluation/report.json, .md and .png in the run directory",
         "publish": "put the measured checkpoint into a store that services follow, if it passes the recipe's gates",
     }
     for name, text in help_of.items():
@@ -43,58 +43,55 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace, config: Config) -> bool:
     """Whether this process goes on: of several that ``torchrun`` started only the first does."""
-    from training import fit, publish, trainer
+    from training import pipeline
+    from training.distributed import processes
+    from training.run import record_origin
 
-    publish.record_origin(options.run, options.recipe)
-    print(trainer.train(config, options.run))  # noqa: T201
-    first: bool = fit.processes(config.train).is_main_process
+    record_origin(options.run, options.recipe)
+    print(pipeline.train(config, options.run))  # noqa: T201
+    first: bool = processes(config.train).is_main_process
     return first
 
 
 def _evaluate(options: argparse.Namespace, config: Config) -> None:
-    from training import data, evaluate, publish
-    from training.e5 import DenseTeacher, load_e5
+    from training.report import table
+    from training.run import Run
+    from training.stages.evaluate import TextEncoder, evaluate_stage
 
-    run: Path = options.run
-    exported = run / "export"
-    training_data = data.load_training_data(config)
-    publish.export(run / "train" / "final", exported, config, training_data)
-    report = evaluate.evaluate(
-        config,
-        evaluate.Checkpoint.from_export(run),
-        training_data.held_out,
+    report = evaluate_stage(
+        Run(config, options.run),
         query_limit=options.queries,
-        reference=evaluate.Checkpoint.from_artifact(options.reference) if options.reference else None,
-        dense=DenseTeacher(*load_e5(config.data_path(config.model.e5_path)), max_tokens=256) if options.dense else None,
+        reference=TextEncoder.from_artifact(options.reference) if options.reference else None,
+        with_dense=options.dense,
     )
-    report["weights_sha256"] = publish.weights_hash(exported)
-    evaluate.write_report(report, run)
-    print(evaluate.table(report))  # noqa: T201
+    print(table(report))  # noqa: T201
 
 
 def _check_places(options: argparse.Namespace) -> None:
     """What is only needed after hours of training: raises now if it will not do."""
-    from training import publish
+    from training.stages.publish import check_new
 
-    publish.check_new(options.pack)
+    check_new(options.pack)
     Store(options.store).aliases()
     if options.reference:
         read_artifact(options.reference)
 
 
 def _publish(options: argparse.Namespace, config: Config) -> None:
-    from training import publish
+    from training.run import Run
+    from training.stages.publish import Publication, publish_stage
 
-    publication = publish.Publication(Store(options.store), tuple(options.alias), options.reason)
-    print(publish.publish(config, options.run, publication, options.pack))  # noqa: T201
+    publication = Publication(Store(options.store), tuple(options.alias), options.reason)
+    print(publish_stage(Run(config, options.run), publication, options.pack))  # noqa: T201
 
 
 def _run(options: argparse.Namespace, config: Config) -> None:
     # torch and transformers take seconds to import: not for --help or for a wrong recipe
     if options.command == "vocab":
-        from training import stages
+        from training.pipeline import begin
+        from training.stages.vocabulary import vocabulary_stage
 
-        stages.vocabulary_stage(config, options.run)
+        vocabulary_stage(begin(config, options.run))
     elif options.command == "train":
         _train(options, config)
     elif options.command == "evaluate":

@@ -1,14 +1,47 @@
-"""Which rows stand together in a batch."""
+"""Which rows stand together in a batch, and texts of different length as one tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch import Tensor
 
 _LOOK_AHEAD = 10  #: batches' worth of rows that are looked through for one that repeats nothing
+
+
+@dataclass(frozen=True)
+class Batch:
+    input_ids: Tensor  #: [batch, length]
+    attention_mask: Tensor
+
+
+def pad(rows: Sequence[Sequence[int]], token: int = 0) -> Batch:
+    """The ids of texts as a batch, filled up with ``token`` to the longest."""
+    length = max(1, *(len(row) for row in rows)) if rows else 1
+    ids = torch.full((len(rows), length), token)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return Batch(ids, mask)
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Places of texts, shortest first, in batches that have at most ``batch_tokens`` once they are padded; a text that
+    is longer than that by itself is a batch of its own."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and lengths[place] * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 class DistinctBatches(DefaultBatchSampler):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
-from training.student import pad
+from training.batches import by_length, pad
 from training.vocabulary import NEVER, Roles
 
 _OWN = 4.0
@@ -27,28 +27,21 @@ def excess_bias(
     """What to take off the bias of each emitted word, >= 0, when ``shift`` is added to all: [emitted]."""
     assert model.emitted is not None
     column = torch.tensor([-1 if target == NEVER else int(model.column[target]) for target in roles.emitted_as])
-    rows = sorted((text.ids for text in tokenizer.encode_batch(texts, max_length) if text.content_tokens), key=len)
+    rows = [text.ids for text in tokenizer.encode_batch(texts, max_length) if text.content_tokens]
     logits = torch.empty((len(rows), len(model.emitted)))
     holders = torch.zeros(len(model.emitted))
     with tqdm(total=len(rows), desc="calibrate", unit="text") as bar:
-        start = 0
-        while start < len(rows):
-            size = 1
-            while start + size < len(rows) and len(rows[start + size]) * (size + 1) <= _BATCH_TOKENS:
-                size += 1
-            batch = pad(rows[start : start + size])
+        for places in by_length([len(row) for row in rows], _BATCH_TOKENS):
+            batch = pad([rows[place] for place in places])
             with torch.autocast("cpu", torch.bfloat16):
                 states = model.hidden_states(batch.input_ids, batch.attention_mask)
-            logits[start : start + size] = model.max_logits(
-                states, batch.input_ids, batch.attention_mask, torch.bfloat16
-            )
-            for row in range(start, start + size):
-                own = column[rows[row]].unique()
+            logits[places] = model.max_logits(states, batch.input_ids, batch.attention_mask, torch.bfloat16)
+            for place in places:
+                own = column[rows[place]].unique()
                 own = own[own >= 0]
-                logits[row, own] = -torch.inf
+                logits[place, own] = -torch.inf
                 holders[own] += 1
-            start += size
-            bar.update(size)
+            bar.update(len(places))
     return _excess(logits + shift, holders, rate)
 
 

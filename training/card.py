@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparse_encoder.artifact import Description
-from training.evaluate import table
+from training.report import table
 
 _TEMPLATE = """---
 language: ko

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 PairReader = Literal["fields", "numbered", "definitions", "short_names"]
+
+
+def _ascending(band: tuple[float, float]) -> tuple[float, float]:
+    if band[0] > band[1]:
+        raise ValueError("the lower end comes first")
+    return band
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Tokens = Annotated[int, Field(ge=3)]  #: of a text: [CLS], a token, [SEP]
+Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ascending)]
 
 
 class ConfigError(ValueError):
@@ -20,7 +42,7 @@ class RunError(RuntimeError):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PassageSource(Section):
@@ -39,16 +61,16 @@ class PassageSource(Section):
     reader: PairReader = "fields"
     query_prefix: str = ""  #: a second field put before half of the queries, e.g. the law of an article
     other_names: tuple[str, ...] = ()  #: files of term pairs: instead of its query, each other name of it is asked
-    max_pairs: int = 0  #: 0 = all
-    max_query_repeats: int = 0  #: drop pairs whose query text is shared by more rows than this (0 = keep)
-    vocabulary_texts: int = 12_000  #: rows of this file that shape the vocabulary
+    max_pairs: NonNegativeInt = 0  #: 0 = all
+    max_query_repeats: NonNegativeInt = 0  #: drop pairs whose query text is shared by more rows than this (0 = keep)
+    vocabulary_texts: NonNegativeInt = 12_000  #: rows of this file that shape the vocabulary
 
 
 class TextSource(Section):
     """Plain lines of text; they shape the vocabulary and nothing else."""
 
     path: str
-    max_lines: int = 12_000
+    max_lines: NonNegativeInt = 12_000
 
 
 class TermSource(Section):
@@ -58,7 +80,7 @@ class TermSource(Section):
     term: str = "term"
     related: str = "related"
     kind: Literal["synonym", "related", "translation"] = "related"
-    max_pairs: int = 0
+    max_pairs: NonNegativeInt = 0
     min_score: float = -1.5  #: rows that carry a lower ``score`` are left out (rows without one stay)
 
 
@@ -69,7 +91,7 @@ class TripletSource(Section):
     anchor: str = "anchor"
     positive: str = "positive"
     negative: str = "negative"  #: "" = the file has none: a term that looks like the anchor is found for each row
-    max_triplets: int = 0
+    max_triplets: NonNegativeInt = 0
 
 
 class RetrievalSet(Section):
@@ -85,17 +107,18 @@ class DataConfig(Section):
     texts: tuple[TextSource, ...] = ()
     terms: tuple[TermSource, ...] = ()
     triplets: tuple[TripletSource, ...] = ()
-    max_bad_rows: int = 0  #: unreadable rows that a file may have; they are logged and counted
-    validation_pairs: int = 0  #: passage pairs that are kept from training, to choose the best checkpoint by
+    max_bad_rows: NonNegativeInt = 0  #: unreadable rows that a file may have; they are logged and counted
+    validation_pairs: NonNegativeInt = 0  #: passage pairs kept from training, to choose the best checkpoint by
+    min_passage_characters: PositiveInt = 1  #: shorter passages are left out
     retrieval: str = "retrieval"
     retrieval_sets: tuple[RetrievalSet, ...] = ()
-    held_out_percent: int = 10  #: share of anchor terms that no training term pair holds
+    held_out_percent: int = Field(default=10, ge=0, lt=100)  #: share of anchor terms that no training term pair holds
     origin: tuple[str, ...] = ()  #: where the data comes from and under which licence, for the model card
 
 
 class VocabularyConfig(Section):
-    size: int = 24_000
-    characters_per_text: int = 250
+    size: int = Field(default=24_000, ge=100)
+    characters_per_text: PositiveInt = 250
     extend: bool = False  #: after ``size``, or a checkpoint's pieces, those that ``training.extension`` finds missing
 
 
@@ -107,107 +130,116 @@ class ModelConfig(Section):
     start: Literal["e5", "fresh", "checkpoint", "pretrained"] = "e5"
     checkpoint: str = ""  #: ``train/final`` or published model, packed or not; folder or hub name of the pretrained one
     e5_path: str = "e5-small-q4.bin"  #: relative to the data root unless absolute; "": ``checkpoint`` without a teacher
-    hidden_size: int = 384  #: for ``fresh``
-    layers: int = 12
-    heads: int = 12
-    intermediate_size: int = 1536
-    lexical_scale: float = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
-    start_active: int = 160  #: expansions that fire for an average passage before training
+    hidden_size: PositiveInt = 384  #: for ``fresh``
+    layers: PositiveInt = 12
+    heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 1536
+    lexical_scale: PositiveFloat = 1.3  #: weight of a word on its own = lexical_scale x sqrt(idf)
+    start_active: NonNegativeInt = 160  #: expansions that fire for an average passage before training
     skip: bool = False  #: whether a LexicalBert's head sees each token itself beside its state; better not
 
 
 class AlignConfig(Section):
     """Stage 1: under its new vocabulary the body learns to give the teacher's vectors."""
 
-    steps: int = Field(default=300, ge=0)  #: 0 = skip the stage
-    batch: int = 96
-    embeddings_only: float = 0.3  #: share of the stage in which only the embeddings learn
-    learning_rate: float = 6e-5
-    embedding_learning_rate: float = 2e-3
-    document_tokens: int = 64
+    steps: NonNegativeInt = 300  #: 0 = skip the stage
+    batch: int = Field(default=96, ge=2)
+    embeddings_only: Share = 0.3  #: share of the stage in which only the embeddings learn
+    learning_rate: PositiveFloat = 6e-5
+    embedding_learning_rate: NonNegativeFloat = 2e-3
+    document_tokens: Tokens = 64
 
 
 class LossConfig(Section):
-    contrastive: float = 1.0
-    distillation: float = 1.0
-    alignment: float = 1.0
-    lexical: float = 1.0
-    synonym: float = 0.5
-    flops_query: float = 0.06
-    flops_document: float = 0.03
-    flops_warmup: float = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
-    temperature: float = 0.02  #: of the teacher's cosines
-    lexical_teacher: float = 0.0  #: weight of BM25-like scores of the own words, added to the teacher's logits
-    margin: float = 0.0  #: MarginMSE against the dense teacher, over mined negatives
+    contrastive: NonNegativeFloat = 1.0
+    distillation: NonNegativeFloat = 1.0
+    alignment: NonNegativeFloat = 1.0
+    lexical: NonNegativeFloat = 1.0
+    synonym: NonNegativeFloat = 0.5
+    flops_query: NonNegativeFloat = 0.06
+    flops_document: NonNegativeFloat = 0.03
+    flops_warmup: Share = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
+    temperature: PositiveFloat = 0.02  #: of the teacher's cosines
+    lexical_teacher: NonNegativeFloat = 0.0  #: weight of BM25-like scores of the own words beside the teacher's logits
+    margin: NonNegativeFloat = 0.0  #: MarginMSE against the dense teacher, over mined negatives
     idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
-    anti_collapse: float = 0.0  #: weight of the guard that no vector's weights sum to less than ``least_weight``
-    least_weight: float = 2.0
+    unsupported: NonNegativeFloat = 0.0  #: FLOPS charges words that the table does not name so much more
+    tail: NonNegativeFloat = 0.0  #: weight of the words beyond the next two, which a service cuts off
+    tail_query: PositiveInt = 24
+    tail_document: PositiveInt = 128
+    anti_collapse: NonNegativeFloat = 0.0  #: weight of the guard that no vector weighs less than ``least_weight``
+    least_weight: NonNegativeFloat = 2.0
 
 
 class CardLossConfig(Section):
     """The four-part loss of Korean Neural Sparse Encoder v1, over triplets."""
 
-    lambda_self: float = 4.0
-    lambda_synonym: float = 10.0
-    lambda_margin: float = 2.5
-    lambda_flops: float = 8e-3
-    margin: float = 1.5
+    lambda_self: NonNegativeFloat = 4.0
+    lambda_synonym: NonNegativeFloat = 10.0
+    lambda_margin: NonNegativeFloat = 2.5
+    lambda_flops: NonNegativeFloat = 8e-3
+    margin: NonNegativeFloat = 1.5
 
 
 class TrainConfig(Section):
     """Stage 2: the sparse training."""
 
     objective: Literal["retrieval", "card"] = "retrieval"  #: ``card``: ``[card]`` over the triplets, nothing else
-    steps: int = 2800
-    epochs: float = 0.0  #: instead of ``steps``; 0 = ``steps`` counts
-    batch: int = 64  #: of all processes together
-    accumulation: int = Field(default=1, ge=1)  #: batches whose gradients make one step
+    steps: PositiveInt = 2800
+    epochs: NonNegativeFloat = 0.0  #: instead of ``steps``; 0 = ``steps`` counts
+    batch: int = Field(default=64, ge=2)  #: of all processes together
+    accumulation: PositiveInt = 1  #: batches whose gradients make one step
     term_share: float = Field(default=0.3, ge=0, lt=1)  #: share of batches made of term pairs
-    query_tokens: int = 32
-    document_tokens: int = 64
-    term_tokens: int = 16
-    learning_rate: float = 6e-5
-    embedding_learning_rate: float = 6e-4
-    warmup_steps: int = Field(default=20, ge=1)
+    query_tokens: Tokens = 32
+    document_tokens: Tokens = 64
+    term_tokens: Tokens = 16
+    learning_rate: PositiveFloat = 6e-5
+    embedding_learning_rate: NonNegativeFloat = 6e-4
+    warmup_steps: PositiveInt = 20
     warmup_share: float = Field(default=0.0, ge=0, lt=1)  #: of all steps, instead of ``warmup_steps``
-    final_rate: float = Field(default=0.1, ge=0, le=1)  #: the learning rate falls to this share of itself
-    weight_decay: float = 0.0
-    max_grad_norm: float = 2.0
-    save_steps: int = 250
-    log_steps: int = 10
-    active_band: tuple[float, float] = (3.0, 2000.0)  #: stop when the mean active words of a batch leave it
+    final_rate: Share = 0.1  #: the learning rate falls to this share of itself
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 2.0
+    save_steps: PositiveInt = 250
+    log_steps: PositiveInt = 10
+    active_band: Band = (3.0, 2000.0)  #: stop when the mean active words of a batch leave it
     bf16: bool = True
-    teacher_pairs: int = 32_768  #: pairs that are trained on with a teacher, the first of the shuffled ones
-    cluster_pairs: int = 0  #: pairs of a cluster from which a batch is drawn, so that its negatives are hard; 0 = none
+    teacher_pairs: PositiveInt = 32_768  #: pairs that are trained on with a teacher, the first of the shuffled ones
+    cluster_pairs: NonNegativeInt = 0  #: pairs of a cluster that a batch is drawn from, for hard negatives; 0 = none
     hard_negatives: bool = False  #: a mined negative for each pair that has one, see ``[mining]``
     device: Literal["auto", "cpu"] = "auto"  #: ``auto``: the accelerator where there is one
-    threads: int = 2
+    threads: PositiveInt = 2
+
+    @property
+    def max_tokens(self) -> dict[str, int]:
+        """By task, of each text."""
+        return {"query": self.query_tokens, "document": self.document_tokens, "term": self.term_tokens}
 
 
 class MiningConfig(Section):
     """Hard negatives: passages that BM25 or the starting model ranks high and that do not answer the query."""
 
-    depth: int = 30  #: best passages of each system that are looked at
-    skip: int = 0  #: of them the first so many are left out
-    max_overlap: float = 0.6  #: share of common character triples above which two passages are near duplicates
-    max_teacher: float = 0.95  #: a passage whose teacher cosine is above this share of the positive's may be an answer
+    depth: PositiveInt = 30  #: best passages of each system that are looked at
+    skip: NonNegativeInt = 0  #: of them the first so many are left out
+    max_overlap: Share = 0.6  #: share of common character triples above which two passages are near duplicates
+    max_teacher: NonNegativeFloat = 0.95  #: above this share of the positive's teacher cosine it may be an answer
 
 
 class GateConfig(Section):
     """What a model must show to be published, by the figures of ``training evaluate``; see ``training.gate``."""
 
-    active_query: tuple[float, float] = (2.0, 64.0)  #: mean active words of a query, on every retrieval set
-    active_document: tuple[float, float] = (4.0, 256.0)
-    source_preservation: float = Field(default=0.0, ge=0, le=1)  #: share of held-out terms, at least; 0 = any
-    synonym_activation: float = Field(default=0.0, ge=0, le=1)
-    max_ndcg_drop: float = Field(default=0.01, ge=0)  #: nDCG@10 below the incumbent's that a retrieval set may have
+    active_query: Band = (2.0, 64.0)  #: mean active words of a query, on every retrieval set
+    active_document: Band = (4.0, 256.0)
+    source_preservation: Share = 0.0  #: share of held-out terms, at least; 0 = any
+    synonym_activation: Share = 0.0
+    max_ndcg_drop: NonNegativeFloat = 0.01  #: nDCG@10 below the incumbent's that a retrieval set may have
 
 
 class PublishConfig(Section):
-    max_length_document: int = 256
-    max_length_query: int = 64
-    top_k_document: int = 256
-    top_k_query: int = 64
+    max_length_document: Tokens = 256
+    max_length_query: Tokens = 64
+    top_k_document: PositiveInt = 256
+    top_k_query: PositiveInt = 64
     query_encoding: Literal["model", "inference_free"] = "model"  #: how queries are encoded unless a request says
     bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     max_expansion_rate: float = Field(default=0.0, ge=0, lt=1)  #: share of texts a rare word may be added to; 0 = any
@@ -217,7 +249,7 @@ class PublishConfig(Section):
 
 class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")  #: starts the version id
-    seed: int = 13
+    seed: int = Field(default=13, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
     model: ModelConfig = ModelConfig()
@@ -236,6 +268,10 @@ class Config(Section):
                     raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
         if not self.model.e5_path and (self.model.start == "e5" or self.vocabulary.extend):
             raise ValueError("model.e5_path: name the teacher's file; the start e5 and vocabulary.extend need it")
+        if self.model.start == "fresh" and self.model.hidden_size % self.model.heads:
+            raise ValueError(f"model.hidden_size {self.model.hidden_size}: no multiple of heads, {self.model.heads}")
+        if self.mining.skip >= self.mining.depth:
+            raise ValueError(f"mining.skip {self.mining.skip}: leaves none of the {self.mining.depth} of mining.depth")
         return self
 
     def data_path(self, relative: str) -> Path:

@@ -21,12 +21,13 @@ from training.pairs import (
     Triplet,
     clean,
     folded,
+    is_strong,
     other_names,
     read_pairs,
     read_terms,
     read_triplets,
 )
-from training.readers import BadRows, open_text, read_jsonl, read_rows
+from training.readers import BadRows, not_text, read_jsonl, read_lines, read_rows
 
 _WINDOW = 40  #: characters; a training passage that shares a window of this size with an evaluation passage is a leak
 _LONGEST_TERM = 25
@@ -113,6 +114,8 @@ def load_training_data(config: Config) -> TrainingData:
         raise ConfigError(f"{config.name}: the recipe's data holds no training pair")
     for name, rows in bad.counts.items():
         counts[f"{Path(name).name} bad rows"] = rows
+    for name, lines in bad.blank_lines.items():
+        counts[f"{Path(name).name} blank lines"] = lines
     kept = len(pairs) - config.data.validation_pairs
     if kept < 0:
         raise ConfigError(f"data.validation_pairs is {config.data.validation_pairs}, there are {len(pairs)} pairs")
@@ -124,6 +127,7 @@ def _load_pairs(
 ) -> list[PassagePair]:
     pairs: list[PassagePair] = []
     known: set[tuple[str, str]] = set()
+    shortest = config.data.min_passage_characters
     for source in config.data.passages:
         names = _other_names(config, source, bad)
         rows = list(read_pairs(config.data_source(source.path), source, names, rng, bad))
@@ -136,7 +140,7 @@ def _load_pairs(
                 counts[f"{source.name} beyond max_pairs"] = len(rows) - position
                 break
             key = (folded(row.query), folded(row.passage))
-            if len(row.query) < 2 or len(row.passage) < 15:
+            if not (_has_letter(row.query) and _has_letter(row.passage)) or len(row.passage) < shortest:
                 counts[f"{source.name} too short"] += 1
             elif row.query.rstrip(" .") == row.passage.rstrip(" ."):
                 counts[f"{source.name} passage repeats the query"] += 1
@@ -157,11 +161,13 @@ def _load_pairs(
 def _other_names(config: Config, source: PassageSource, bad: BadRows) -> dict[str, list[str]]:
     """By the term files that ``source`` names; terms of the test split are left out."""
     percent = config.data.held_out_percent
+    files = [TermSource(path=path) for path in source.other_names]
     pairs = (
         pair
-        for path in source.other_names
-        for pair in read_terms(config.data_source(path), TermSource(path=path), bad)
-        if _usable(pair.term, pair.related)
+        for file in files
+        for pair in read_terms(config.data_source(file.path), file, bad)
+        if is_strong(pair, file)
+        and _usable(pair.term, pair.related)
         and not is_held_out(pair.term, percent)
         and not is_held_out(pair.related, percent)
     )
@@ -176,10 +182,12 @@ def _load_terms(
     percent = config.data.held_out_percent
     for source in config.data.terms:
         everything = list(read_terms(config.data_source(source.path), source, bad))
-        rows = list(dict.fromkeys(everything))
+        strong = [row for row in everything if is_strong(row, source)]
+        rows = list(dict.fromkeys(strong))
         name = _source_name(source.path)
         counts[f"{name} read"] += len(everything)
-        counts[f"{name} repeated"] += len(everything) - len(rows)
+        counts[f"{name} below min_score"] += len(everything) - len(strong)
+        counts[f"{name} repeated"] += len(strong) - len(rows)
         rng.shuffle(rows)
         kept: list[TermPair] = []
         for row in rows:
@@ -274,8 +282,12 @@ def _source_name(path: str) -> str:
     return Path(path).name.split(".")[0]
 
 
+def _has_letter(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
 def _usable(*terms: str) -> bool:
-    fits = all(1 < len(term) < _LONGEST_TERM and not term.startswith("-") for term in terms)
+    fits = all(_has_letter(term) and len(term) < _LONGEST_TERM and not term.startswith("-") for term in terms)
     return fits and len({term.lower() for term in terms}) == len(terms)
 
 
@@ -292,13 +304,18 @@ def vocabulary_texts(config: Config) -> Iterator[str]:
         for row in rng.sample(rows, min(len(rows), source.vocabulary_texts)):
             yield clean(NUMBERED.sub(" ", row))[:limit]
     for text in config.data.texts:
-        with open_text(config.data_path(text.path)) as lines:
-            everything = [line.strip() for line in lines]
+        path = config.data_path(text.path)
+        everything = []
+        for number, line in enumerate(read_lines(path), 1):
+            if not_text(line):
+                bad.report(str(path), number, f"holds bytes that are no text: {line[:80]!r}")
+            elif line.strip():
+                everything.append(line.strip())
         yield from rng.sample(everything, min(len(everything), text.max_lines))
     for terms in config.data.terms:
         if terms.kind != "translation":
             pairs = read_terms(config.data_source(terms.path), terms, bad)
-            words = sorted({side for pair in pairs for side in (pair.term, pair.related)})
+            words = sorted({side for pair in pairs if is_strong(pair, terms) for side in (pair.term, pair.related)})
             rng.shuffle(words)
             for start in range(0, min(len(words), 8_000), 20):
                 yield " ".join(words[start : start + 20])

@@ -7,7 +7,6 @@ Matrices hold rows of blocks of 32 values: a float16 scale and 16 bytes, byte j 
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
+from training.batches import by_length, pad
 from training.readers import DataError
 
 _MATRICES = {
@@ -156,52 +156,17 @@ class DenseTeacher:
     @torch.inference_mode()
     def encode(self, texts: list[str], *, description: str = "teacher", progress: bool = True) -> NDArray[np.float32]:
         """Encode texts that already carry their prefix (``query: `` or ``passage: ``), shortest first."""
-        pad = int(self.model.config.pad_token_id or 0)
+        padding = int(self.model.config.pad_token_id or 0)
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         rows = [ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]] for ids in rows]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         vectors = np.zeros((len(rows), self.dimensions), np.float32)
         with tqdm(total=len(rows), desc=description, unit="text", disable=not progress) as bar:
-            start = 0
-            while start < len(order):
-                size = 1
-                while start + size < len(order) and len(rows[order[start + size]]) * (size + 1) <= self.batch_tokens:
-                    size += 1
-                chosen = order[start : start + size]
-                length = max(len(rows[i]) for i in chosen)
-                ids = torch.full((size, length), pad)
-                mask = torch.zeros((size, length), dtype=torch.long)
-                for row, i in enumerate(chosen):
-                    ids[row, : len(rows[i])] = torch.tensor(rows[i])
-                    mask[row, : len(rows[i])] = 1
+            for chosen in by_length([len(row) for row in rows], self.batch_tokens):
+                batch = pad([rows[i] for i in chosen], padding)
+                mask = batch.attention_mask.unsqueeze(-1)
                 with torch.autocast("cpu", torch.bfloat16):
-                    hidden = self.model(input_ids=ids, attention_mask=mask)[0].float()
-                pooled = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+                    hidden = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)[0].float()
+                pooled = (hidden * mask).sum(1) / mask.sum(1)
                 vectors[chosen] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
-                start += size
-                bar.update(size)
+                bar.update(len(chosen))
         return vectors
-
-
-def encode_cached(
-    teacher: DenseTeacher, texts: list[str], cache: Path, *, description: str, chunk: int = 2048
-) -> NDArray[np.float16]:
-    """Vectors of ``texts`` in order, computed in chunks that are kept in ``cache``, so that a stopped run goes on."""
-    cache.mkdir(parents=True, exist_ok=True)
-    parts: list[NDArray[np.float16]] = []
-    with tqdm(total=len(texts), desc=description, unit="text") as bar:
-        for start in range(0, len(texts), chunk):
-            piece = texts[start : start + chunk]
-            path = cache / f"{description.replace(' ', '-')}-{start:08d}-{_digest(piece)}.npy"
-            if not path.is_file():
-                vectors = teacher.encode(piece, progress=False).astype(np.float16)
-                partial = path.with_suffix(".tmp.npy")
-                np.save(partial, vectors)
-                partial.replace(path)
-            parts.append(np.load(path))
-            bar.update(len(piece))
-    return np.concatenate(parts) if parts else np.zeros((0, teacher.dimensions), np.float16)
-
-
-def _digest(texts: list[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]

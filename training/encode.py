@@ -1,6 +1,8 @@
-"""Encode many texts offline with the torch reference, shortest first, into pruned sparse vectors."""
+"""Encode many texts offline with the torch reference into pruned sparse vectors, and search with them."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -8,7 +10,8 @@ from tqdm import tqdm
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
-from training.student import pad
+from training.batches import by_length, pad
+from training.retrieval import Ranking, rank, to_matrix
 
 _BATCH_TOKENS = 4096
 
@@ -29,17 +32,12 @@ def encode(
     ``bf16``: the encoder body and the decoder product in bfloat16, for measuring many texts; exact vectors need False.
     """
     tokenised = tokenizer.encode_batch(texts, max_length)
-    order = sorted((i for i, text in enumerate(tokenised) if text.content_tokens), key=lambda i: len(tokenised[i].ids))
-    empty = SparseVector.from_pairs([], [])
-    vectors = [empty] * len(texts)
+    content = [i for i, text in enumerate(tokenised) if text.content_tokens]
+    vectors = [SparseVector.from_pairs([], [])] * len(texts)
     device = model.decoder.weight.device
-    with tqdm(total=len(order), desc=description, unit="text", mininterval=2.0) as bar:
-        start = 0
-        while start < len(order):
-            size = 1
-            while start + size < len(order) and len(tokenised[order[start + size]].ids) * (size + 1) <= _BATCH_TOKENS:
-                size += 1
-            chosen = order[start : start + size]
+    with tqdm(total=len(content), desc=description, unit="text", mininterval=2.0) as bar:
+        for places in by_length([len(tokenised[i].ids) for i in content], _BATCH_TOKENS):
+            chosen = [content[place] for place in places]
             batch = pad([tokenised[i].ids for i in chosen])
             ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -51,6 +49,46 @@ def encode(
                 vectors[i] = SparseVector.from_pairs(words.numpy(force=True), row[active].numpy(force=True)).prune(
                     top_k=top_k
                 )
-            start += size
-            bar.update(size)
+            bar.update(len(chosen))
     return vectors
+
+
+@dataclass(frozen=True)
+class Side:
+    """The texts of one side of a search, and how they are encoded."""
+
+    texts: list[str]
+    max_length: int  #: tokens
+    top_k: int  #: words that are kept
+
+
+@dataclass(frozen=True)
+class Search:
+    """Queries and documents as vectors."""
+
+    queries: list[SparseVector]
+    documents: list[SparseVector]
+    vocabulary_size: int
+
+    @classmethod
+    def encode(
+        cls, model: SpladeModel, tokenizer: Tokenizer, queries: Side, documents: Side, *, bf16: bool, description: str
+    ) -> Search:
+        of_queries, of_documents = (
+            encode(
+                model,
+                tokenizer,
+                side.texts,
+                max_length=side.max_length,
+                top_k=side.top_k,
+                bf16=bf16,
+                description=f"{description} {name}",
+            )
+            for name, side in (("queries", queries), ("documents", documents))
+        )
+        return cls(of_queries, of_documents, len(tokenizer.vocabulary))
+
+    def rank(self, queries: list[SparseVector] | None = None) -> list[Ranking]:
+        """What each of ``queries``, else of the search's own, finds among the documents."""
+        asked = to_matrix(self.queries if queries is None else queries, self.vocabulary_size)
+        return rank(asked, to_matrix(self.documents, self.vocabulary_size))

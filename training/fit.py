@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from sentence_transformers import SparseEncoder, SparseEncoderTrainer, SparseEncoderTrainingArguments
 from torch import Tensor, nn
@@ -21,11 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.batches import DistinctBatches
 from training.config import RunError, TrainConfig
+from training.distributed import ddp_backend, on_cpu, processes
 from training.module import TiledSplade, load_module
 from training.progress import Diary
+from training.run import whole_directory, write_json
 
 logger = logging.getLogger(__name__)
 
+FINAL = "final"  #: the trained checkpoint, in the directory of a training
 _STATE = "trainer_state.json"
 _TASK_OF_COLUMN = {
     **{"query": "query", "passage": "document", "negative": "document", "text": "document"},
@@ -43,7 +44,13 @@ class SparseModel(SparseEncoder):
 
 
 class _Trainer(SparseEncoderTrainer):
-    """Logs the active words beside the loss."""
+    """Logs the active words beside the loss, and stops at one that is no number before it changes a weight."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise RunError(f"step {self.state.global_step}: the loss is {float(loss)}; lower the learning rate")
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         model: SparseModel = getattr(self.model, "module", self.model)  # type: ignore[arg-type]
@@ -72,11 +79,18 @@ class Watch(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.progress.value = state.global_step / max(1, state.max_steps)
 
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any
+    ) -> None:
+        """Else a checkpoint of weights that are no numbers may take the place of the last good one."""
+        assert model
+        norm = torch.nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+        if not torch.isfinite(norm):
+            raise RunError(f"step {state.global_step}: a gradient is no number; lower the learning rate")
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
             return
-        if not np.isfinite(logs["loss"]):
-            raise RunError(f"step {state.global_step}: the loss is {logs['loss']}; lower the learning rate")
         low, high = self.band
         for side, active in zip(("queries", "documents"), self.model.active or (), strict=False):
             if not low <= active <= high:
@@ -103,21 +117,8 @@ class Job:
     callbacks: list[TrainerCallback] = field(default_factory=list)
 
 
-def on_cpu(train: TrainConfig) -> bool:
-    return train.device == "cpu" or not torch.accelerator.is_available()
-
-
-def processes(train: TrainConfig) -> PartialState:
-    """This process among those that ``torchrun`` or ``accelerate launch`` started; alone without them."""
-    return PartialState(cpu=on_cpu(train), backend=_backend(train))
-
-
-def _backend(train: TrainConfig) -> str | None:
-    return "gloo" if torch.distributed.is_torchelastic_launched() and on_cpu(train) else None
-
-
 def fit(train: TrainConfig, seed: int, out: Path, job: Job) -> None:
-    """Trains ``job`` to its end, from the last checkpoint in ``out`` if there is one; writes ``out / "final"``.
+    """Trains ``job`` to its end, from the last checkpoint in ``out`` if there is one; writes ``out / FINAL``.
 
     ``train.batch`` rows are shared out among the processes, all of the same dataset. Raises ``RunError`` if the run
     goes wrong.
@@ -147,7 +148,7 @@ def _train(train: TrainConfig, seed: int, out: Path, job: Job, checkpoint: str |
         max_grad_norm=train.max_grad_norm,
         seed=seed,
         use_cpu=on_cpu(train),
-        ddp_backend=_backend(train),
+        ddp_backend=ddp_backend(train),
         ddp_find_unused_parameters=False,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the mean of earlier ones
         save_steps=train.save_steps,
@@ -177,9 +178,9 @@ def _write_final(out: Path) -> None:
     checkpoint = last_checkpoint(out)
     assert checkpoint
     best = out / "best" if (out / "best").is_dir() else Path(checkpoint)
-    load_module(best, max_tokens={}, bf16=False).save(str(out / "final"))
-    log = _state(checkpoint)["log_history"]
-    (out / "log.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    with whole_directory(out / FINAL) as folder:
+        load_module(best, max_tokens={}, bf16=False).save(str(folder))
+    write_json(out / "log.json", _state(checkpoint)["log_history"])
 
 
 def _state(checkpoint: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sparse_encoder.artifact import CLOSED_BIAS
-from sparse_encoder.modeling_lexical_bert import OWN_TOKEN, LexicalBertConfig, LexicalBertForMaskedLM
+from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
 from training.student import ridge
 from training.vocabulary import Roles
 
 logger = logging.getLogger(__name__)
 
 _NEIGHBOURS = 8
-_TABLES = ("bert.embeddings.word_embeddings.weight", "decoder.weight", "decoder.bias", "own_weight", OWN_TOKEN)
+_TABLES = ("bert.embeddings.word_embeddings.weight", "decoder.weight", "decoder.bias", "own_weight", "own_token")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def grow(model: LexicalBertForMaskedLM, roles: Roles, known: PieceKnowledge) -> 
 
     spoken = words[own_weights[words] > 0]
     own[old:] = own_weights[old:] * (own[spoken] / own_weights[spoken]).median()
-    rows[OWN_TOKEN] = torch.tensor(roles.emitted_as, dtype=tables[OWN_TOKEN].dtype)
+    rows["own_token"] = torch.tensor(roles.emitted_as, dtype=tables["own_token"].dtype)
     grown.load_state_dict(state | rows)
     logger.info("vocabulary: %d pieces more, %d of them emitted as themselves", size - old, len(new))
     return grown

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from sparse_encoder import modeling_lexical_bert
-from sparse_encoder.artifact import Architecture
+from sparse_encoder.architectures import Architecture
 from training import modeling_splade
 
 _LEXICAL_BERT = {
@@ -30,7 +30,7 @@ def add_loaders(directory: Path, architecture: Architecture) -> None:
         source, classes = Path(modeling_lexical_bert.__file__), _LEXICAL_BERT
         code = source.read_text(encoding="utf-8")
     else:
-        source, classes = Path(modeling_splade.__file__), {"AutoModel": modeling_splade.SpladeModel}
+        source, classes = Path(modeling_splade.__file__), {"AutoModel": modeling_splade.MaskedLMSplade}
         code = re.sub(r"\bBertForMaskedLM\b", architecture, source.read_text(encoding="utf-8"))
     (directory / source.name).write_text(code, encoding="utf-8")
     path = directory / "config.json"

@@ -74,6 +74,13 @@ def activation(signed: Tensor, rows: Tensor, columns: Tensor, floors: Tensor) ->
     return F.relu(floors - signed[rows, columns].clamp(min=_DEEPEST)).mean()
 
 
+def tail(weights: Tensor, most: int) -> Tensor:
+    """The weights of each text beyond its ``most`` heaviest words, summed, on average: what a service that keeps so
+    many words throws away."""
+    kept = weights.topk(min(most, weights.shape[1]), dim=1).values
+    return (weights.sum(1) - kept.sum(1)).mean()
+
+
 def quadratic_warmup(progress: float, warmup: float) -> float:
     """From 0.1 at the start to 1 at ``warmup`` (share of the run), quadratic between; 1 from there on."""
     return 1.0 if progress >= warmup else 0.1 + 0.9 * (progress / warmup) ** 2

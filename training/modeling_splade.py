@@ -11,7 +11,7 @@ import torch
 from transformers import BertForMaskedLM
 
 
-class SpladeModel(BertForMaskedLM):
+class MaskedLMSplade(BertForMaskedLM):
     """A masked language model whose output is the sparse vector of each text."""
 
     def forward(

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from sparse_encoder.model import SpladeModel, load_masked_lm
-from training.student import pad
+from training.batches import pad
 from training.vocabulary import Roles
 
 TASKS = ("query", "document", "term")
@@ -78,6 +78,9 @@ class TiledSplade(InputModule):
         if not self.heads_only:
             dtype = torch.bfloat16 if self.bf16 and self.training else torch.float32
             features["signed"] = self.splade.signed_weights(states, ids, mask, dtype)
+            if self.splade.lexical and self.splade.mlm.config.related:
+                with torch.no_grad():
+                    features["supported"] = self.splade.related(states, ids, mask) > 0
             features["sentence_embedding"] = FadingRelu.apply(features["signed"])  # type: ignore[no-untyped-call]
         return features
 

@@ -67,12 +67,13 @@ class OwnWords:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class BatchVectors:
     """One column of a batch, of all processes."""
 
     vectors: Tensor  #: [batch, columns]
     signed: Tensor  #: the same before ``relu``
     input_ids: Tensor  #: [batch, length]
+    supported: Tensor | None  #: [batch, columns] what the table of related words names; without a table None
     dense: Tensor  #: [batch, core] mean of the states' first dimensions; core 0 without a dense teacher
 
 
@@ -88,20 +89,25 @@ class Objective(nn.Module):
         """The model itself, without the wrapper of several processes."""
         return getattr(self.model, "module", self.model)
 
-    def encode(self, feature: dict[str, Any]) -> Encoded:
+    def encode(self, feature: dict[str, Any]) -> BatchVectors:
         out = self.model(feature)
-        return Encoded(
+        return BatchVectors(
             gather(out["sentence_embedding"]),
             gather(out["signed"]),
             gather_ids(out["input_ids"]),
+            gather(out["supported"]) if "supported" in out else None,
             gather(pooled(out, self.core)),
         )
 
-    def expansion_flops(self, task: str, signed: Tensor, own: Targets, idf: Tensor | None = None) -> Tensor:
+    def expansion_flops(
+        self, task: str, encoded: BatchVectors, own: Targets, idf: Tensor | None = None, unsupported: float = 0.0
+    ) -> Tensor:
         """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say. Words
         that are off cost nothing, so nothing pushes them further down."""
         rows, columns, _ = own
-        weights = torch.relu(signed)
+        weights = torch.relu(encoded.signed)
+        if unsupported and encoded.supported is not None:
+            weights = torch.where(encoded.supported, weights, (1 + unsupported) * weights)
         added = torch.ones_like(weights).index_put_((rows, columns), weights.new_zeros(())) * weights
         usage = self.encoder[0].observe(task, added)
         return losses.flops(added, usage) if idf is None else losses.idf_aware_flops(added, usage, idf)
@@ -150,10 +156,12 @@ class PassageObjective(Objective):
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp
             * (
-                config.flops_query * self.expansion_flops("query", query.signed, of_query, idf)
-                + config.flops_document * self.expansion_flops("document", passage.signed, of_passage, idf)
+                config.flops_query * self.expansion_flops("query", query, of_query, idf, config.unsupported)
+                + config.flops_document * self.expansion_flops("document", passage, of_passage, idf, config.unsupported)
             ),
         }
+        if config.tail:
+            parts["tail"] = config.tail * (losses.tail(q, config.tail_query) + losses.tail(d, config.tail_document))
         if config.anti_collapse:
             parts["anti-collapse"] = config.anti_collapse * (
                 losses.anti_collapse(q, config.least_weight) + losses.anti_collapse(d, config.least_weight)
@@ -207,8 +215,8 @@ class TermObjective(Objective):
             "term flops": ramp
             * config.flops_query
             * (
-                self.expansion_flops("term", left.signed, of_a, idf)
-                + self.expansion_flops("term", right.signed, of_b, idf)
+                self.expansion_flops("term", left, of_a, idf, config.unsupported)
+                + self.expansion_flops("term", right, of_b, idf, config.unsupported)
             ),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import unicodedata
@@ -39,6 +40,7 @@ class TermPair:
     term: str
     related: str
     domain: str = field(default="", compare=False)
+    score: float | None = field(default=None, compare=False)  #: None = the file has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +126,21 @@ def _read_pairs(path: Path | str, source: PassageSource, rng: random.Random, bad
 
 
 def read_terms(path: Path | str, source: TermSource, bad: BadRows) -> Iterator[TermPair]:
-    """The term pairs of one file, those with a score below the least left out."""
+    """The term pairs of one file, in file order."""
     for number, row in read_rows(path, [source.term, source.related], bad):
+        term, related, domain = clean(row[source.term] or ""), clean(row[source.related] or ""), row.get("domain") or ""
         try:
-            strong = not row.get("score") or float(row["score"]) >= source.min_score
-        except ValueError:
-            bad.report(str(path), number, f"score {row['score']!r} is no number")
-            continue
-        if strong:
-            domain = row.get("domain") or ""
-            yield TermPair(source.kind, clean(row[source.term] or ""), clean(row[source.related] or ""), domain)
+            score = None if row.get("score") in (None, "") else float(row["score"])
+        except (TypeError, ValueError):
+            score = math.nan
+        if score is not None and not math.isfinite(score):
+            bad.report(str(path), number, f"score {row['score']!r:.80} is no number")
+        else:
+            yield TermPair(source.kind, term, related, domain, score)
+
+
+def is_strong(pair: TermPair, source: TermSource) -> bool:
+    return pair.score is None or pair.score >= source.min_score
 
 
 def read_triplets(path: Path | str, source: TripletSource, bad: BadRows) -> Iterator[Triplet]:

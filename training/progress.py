@@ -45,8 +45,11 @@ def duration(seconds: float) -> str:
 
 
 def draw_curves(history: list[dict[str, float]], path: Path) -> None:
-    """The loss with its parts, and the active words, by step; ``history`` is what the trainer logged."""
+    """The loss with its parts, and the active words, by step; ``history`` is what the trainer logged. Nothing is drawn
+    before there is any."""
     rows = [row for row in history if "loss" in row]
+    if not rows:
+        return
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, words = figure.subplots(2, 1, sharex=True)
     parts = sorted(set().union(*(row.keys() for row in rows)) - _NOT_PARTS)

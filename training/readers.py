@@ -6,15 +6,19 @@ the run.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
 import json
 import logging
 import lzma
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, cast
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +26,10 @@ HUB = "hf:"  #: ``hf:owner/name`` or ``hf:owner/name:split`` is a dataset of the
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _LOGGED = 20  #: bad rows of a file that are logged one by one
 _PARQUET_ROWS = 4096
+_LONGEST_CELL = 10_000_000  #: characters; csv's own limit is 131,072
+_HEAD = 1 << 20  #: bytes that tell the encoding
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MAGIC = {b"\x1f\x8b": "a gzip", b"\xfd7zXZ\0": "an xz", b"PK\x03\x04": "a zip", b"PAR1": "a Parquet"}
 
 
 class DataError(ValueError):
@@ -29,11 +37,12 @@ class DataError(ValueError):
 
 
 class BadRows:
-    """Counts the bad rows of each file. One more than ``allowed`` is a ``DataError``."""
+    """Counts the bad rows and the blank lines of each file. One bad row more than ``allowed`` is a ``DataError``."""
 
     def __init__(self, allowed: int = 0) -> None:
         self.allowed = allowed
         self.counts: Counter[str] = Counter()
+        self.blank_lines: Counter[str] = Counter()
 
     def report(self, name: str, row: int, problem: str) -> None:
         """Row ``row`` of file ``name`` is bad. Raises ``DataError`` if that is one too many."""
@@ -46,17 +55,65 @@ class BadRows:
             logger.warning("bad row left out: %s", message)
 
 
-def open_text(path: Path) -> TextIO:
-    """Open a text file, ``.xz``, ``.gz`` or plain. Raises ``DataError`` if it is not there."""
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, ``.xz``, ``.gz`` or plain, in UTF-8 (its mark is left out), UTF-16 with its mark, or CP949.
+
+    Bytes that are no text come as lone surrogates, which ``not_text`` finds. Raises ``DataError`` if the file is not
+    there, is cut off or damaged, or is in none of these.
+    """
+    _check_file(path)
+    number = 0
+    try:
+        with _open_bytes(path) as file:
+            encoding = _encoding(path, file.read(_HEAD))
+            file.seek(0)
+            errors = "surrogatepass" if encoding == "utf-16" else "surrogateescape"
+            with io.TextIOWrapper(file, encoding=encoding, errors=errors) as text:
+                for line in text:
+                    number += 1
+                    yield line
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, UnicodeError) as error:
+        raise DataError(f"{path}: cut off or damaged after line {number} ({error}): get the file again") from error
+
+
+def _check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; the recipe's data.root (or --data-root) decides where data is looked for"
         )
+
+
+def _open_bytes(path: Path) -> BinaryIO:
     if path.suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    if head.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(f"{path}: no text but {kind} file, by its first bytes: name it as what it is, or unpack it")
+    if b"\0" in head:
+        raise DataError(f"{path}: holds zero bytes: no text, or UTF-16 without a mark; save it as UTF-8")
+    foreign = sum(byte > 0x7F for byte in head)
+    broken = len(not_text(head.decode("utf-8", "surrogateescape")))
+    if 2 * broken <= foreign:  # single bad bytes are for the rows that hold them
+        return "utf-8"
+    try:
+        codecs.getincrementaldecoder("cp949")().decode(head)
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: neither UTF-8 nor CP949: save it as UTF-8") from None
+    logger.info("%s: read as CP949", path)
+    return "cp949"
+
+
+def not_text(value: str) -> list[str]:
+    """The lone surrogates in ``value``: bytes that no encoding explains, or halves of a character in JSON."""
+    return _SURROGATE.findall(value)
 
 
 def read_rows(path: Path | str, fields: Iterable[str], bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -72,6 +129,8 @@ def read_rows(path: Path | str, fields: Iterable[str], bad: BadRows) -> Iterator
             bad.report(name, number, f"expected an object with {', '.join(wanted)}; {', '.join(missing)} is missing")
         elif wrong := [field for field in wanted if not isinstance(row[field], str | None)]:
             bad.report(name, number, f"{wrong[0]} must be text, found {row[wrong[0]]!r:.80}")
+        elif broken := [field for field, value in row.items() if isinstance(value, str) and not_text(value)]:
+            bad.report(name, number, f"{broken[0]} holds bytes or escapes that are no text: {row[broken[0]]!r:.80}")
         else:
             yield number, row
 
@@ -85,6 +144,8 @@ def read_jsonl(path: Path, *fields: str) -> Iterator[dict[str, Any]]:
     for number, row in _json_rows(path, bad):
         if any(field not in row for field in fields):
             bad.report(str(path), number, f"expected an object with {', '.join(fields)}; found {row!r:.80}")
+        if not_text(json.dumps(row, ensure_ascii=False)):
+            bad.report(str(path), number, f"holds bytes or escapes that are no text: {row!r:.80}")
         yield row
 
 
@@ -105,50 +166,62 @@ def _raw_rows(path: Path | str, fields: list[str], bad: BadRows) -> Iterator[tup
 
 
 def _json_rows(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                bad.report(str(path), number, f"not JSON: {error}")
-                continue
-            if isinstance(row, dict):
-                yield number, row
-            else:
-                bad.report(str(path), number, f"expected an object, found {line[:80]!r}")
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            bad.blank_lines[str(path)] += 1
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            bad.report(str(path), number, f"not JSON: {error}")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            bad.report(str(path), number, f"expected an object, found {line[:80]!r}")
 
 
 def _table_rows(path: Path, delimiter: str, fields: list[str], bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_text(path) as lines:
-        # In TSV a quotation mark is a character like any other; in CSV it holds cells together.
-        plain = delimiter == "\t"
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
-        header = next(reader, [])
-        if missing := set(fields) - set(header):
-            raise DataError(f"{path}:1: the header lacks {', '.join(sorted(missing))}; found {header}")
-        for cells in reader:
-            if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-            else:
-                bad.report(str(path), reader.line_num, f"{len(cells)} columns, the header has {len(header)}")
+    csv.field_size_limit(_LONGEST_CELL)  # of the whole process; nothing else here reads CSV
+    # In TSV a quotation mark is a character like any other; in CSV it holds cells together.
+    plain = delimiter == "\t"
+    reader = csv.reader(read_lines(path), delimiter=delimiter, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    header = next(reader, [])
+    if missing := set(fields) - set(header):
+        raise DataError(f"{path}:1: the header lacks {', '.join(sorted(missing))}; found {header}")
+    if doubled := [name for name, times in Counter(filter(None, header)).items() if times > 1]:
+        raise DataError(f"{path}:1: the header has {doubled[0]!r} more than once: give each column its own name")
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            bad.report(str(path), reader.line_num, f"{error}; perhaps a quotation mark is not closed")
+            continue
+        if not cells:
+            bad.blank_lines[str(path)] += 1
+        elif len(cells) == len(header):
+            yield reader.line_num, dict(zip(header, cells, strict=True))
+        else:
+            bad.report(str(path), reader.line_num, f"{len(cells)} columns, the header has {len(header)}")
 
 
 def _parquet_rows(path: Path, fields: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    if not path.is_file():
-        open_text(path)  # says where files are looked for
+    _check_file(path)
+    number = 0
     try:
         file = ParquetFile(path)
-    except ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
-    _check_columns(str(path), file.schema_arrow.names, fields)
-    number = 0
-    for batch in file.iter_batches(_PARQUET_ROWS):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+        _check_columns(str(path), file.schema_arrow.names, fields)
+        for batch in file.iter_batches(_PARQUET_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (ArrowException, OSError, UnicodeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file, after row {number}: {error}") from None
 
 
 def _dataset_rows(path: Path | str, fields: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -16,6 +16,8 @@ from sparse_encoder.vector import SparseVector
 MEASURES = {"nDCG@10": nDCG @ 10, "MRR@10": RR @ 10, "R@100": R @ 100}
 DEPTH = 100
 
+Ranking = dict[int, float]  #: what a query finds: scores by the place of the document
+
 
 def to_matrix(vectors: Sequence[SparseVector], size: int) -> sp.csr_matrix:
     """Rows of weights: [texts, size]."""
@@ -25,10 +27,10 @@ def to_matrix(vectors: Sequence[SparseVector], size: int) -> sp.csr_matrix:
     return sp.csr_matrix((weights, ids, indptr), shape=(len(vectors), size), dtype=np.float32)
 
 
-def rank(queries: sp.csr_matrix, documents: sp.csr_matrix) -> list[dict[int, float]]:
+def rank(queries: sp.csr_matrix, documents: sp.csr_matrix) -> list[Ranking]:
     """The best ``DEPTH`` documents of each query by dot product; documents that share no word are not found."""
     transposed = documents.T.tocsr()
-    runs: list[dict[int, float]] = []
+    runs: list[Ranking] = []
     for start in range(0, queries.shape[0], 256):
         scores: NDArray[np.float32] = (queries[start : start + 256] @ transposed).toarray()
         depth = min(DEPTH, scores.shape[1])
@@ -38,9 +40,9 @@ def rank(queries: sp.csr_matrix, documents: sp.csr_matrix) -> list[dict[int, flo
     return runs
 
 
-def rank_dense(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> list[dict[int, float]]:
+def rank_dense(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> list[Ranking]:
     """The best ``DEPTH`` documents of each query by dot product of dense vectors [texts, size]."""
-    runs: list[dict[int, float]] = []
+    runs: list[Ranking] = []
     depth = min(DEPTH, len(documents))
     for start in range(0, len(queries), 256):
         scores = queries[start : start + 256] @ documents.T
@@ -49,11 +51,11 @@ def rank_dense(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> 
     return runs
 
 
-def rank_bm25(documents: list[list[str]], queries: list[list[str]]) -> list[dict[int, float]]:
+def rank_bm25(documents: list[list[str]], queries: list[list[str]]) -> list[Ranking]:
     """BM25 (Lucene's form, k1 1.2, b 0.75) over given tokens."""
     retriever = bm25s.BM25(method="lucene", k1=1.2, b=0.75)
     retriever.index(documents, show_progress=False)
-    runs: list[dict[int, float]] = []
+    runs: list[Ranking] = []
     depth = min(DEPTH, len(documents))
     for query in queries:
         known = [token for token in query if token in retriever.vocab_dict]
@@ -65,7 +67,7 @@ def rank_bm25(documents: list[list[str]], queries: list[list[str]]) -> list[dict
     return runs
 
 
-def measure(runs: list[dict[int, float]], relevant: list[set[str]], document_ids: list[str]) -> dict[str, float]:
+def measure(runs: list[Ranking], relevant: list[set[str]], document_ids: list[str]) -> dict[str, float]:
     """Mean of each measure over the queries; a query without any result counts as 0."""
     qrels = {str(q): dict.fromkeys(ids, 1) for q, ids in enumerate(relevant)}
     run = {str(q): {document_ids[d]: score for d, score in found.items()} for q, found in enumerate(runs)}

@@ -9,7 +9,6 @@ adds some related ones and training improves on that.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from transformers import BertModel
 from sparse_encoder.artifact import CLOSED_BIAS
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM
+from training.batches import pad
 from training.vocabulary import Roles
 
 logger = logging.getLogger(__name__)
@@ -87,22 +87,6 @@ def own_words_start(model: LexicalBertForMaskedLM, roles: Roles) -> None:
     model.importance.bias.zero_()
 
 
-@dataclass(frozen=True)
-class Batch:
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
-def pad(rows: list[list[int]]) -> Batch:
-    length = max(1, *(len(row) for row in rows)) if rows else 1
-    ids = torch.zeros((len(rows), length), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-    return Batch(ids, mask)
-
-
 @torch.no_grad()
 def install_head(
     model: SpladeModel,
@@ -129,7 +113,7 @@ def install_head(
     # 1. The head's input: states and tokens at one scale, in the teacher's space.
     batches = [pad(sample[i : i + 64]) for i in range(0, len(sample), 64)]
     states = [model.hidden_states(batch.input_ids, batch.attention_mask) for batch in batches]
-    speaks = [mlm.own_tokens(batch.input_ids, batch.attention_mask) >= 0 for batch in batches]
+    speaks = [mlm.own_words(batch.input_ids, batch.attention_mask).speaks for batch in batches]
     spoken = torch.cat([part[mask] for part, mask in zip(states, speaks, strict=True)])
     mean = spoken.mean(0)
     scale = _HEAD_SCALE / spoken.sub(mean).std()

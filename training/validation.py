@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from transformers import TrainerCallback
 
 from sparse_encoder.tokenizer import Tokenizer
 from training.config import Config
-from training.encode import encode
+from training.encode import Search, Side
 from training.module import TiledSplade
 from training.pairs import PassagePair
-from training.retrieval import measure, rank, to_matrix
+from training.retrieval import measure
+from training.run import whole_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,10 @@ class Validation(TrainerCallback):
         figure = self.measure()
         logger.info("step %s: validation %s %.4f", step, MEASURE, figure)
         if figure > max(figures.values(), default=-1.0):
-            partial = self.out / "best.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            self.module.save(str(partial))
-            shutil.rmtree(self.out / "best", ignore_errors=True)
-            partial.rename(self.out / "best")
+            with whole_directory(self.out / "best") as folder:
+                self.module.save(str(folder))
         figures[step] = figure
-        partial_file = path.with_suffix(".partial")
-        partial_file.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-        partial_file.replace(path)
+        write_json(path, figures)
 
     def measure(self) -> float:
         """nDCG@10 of the module as it is."""
@@ -63,14 +58,14 @@ class Validation(TrainerCallback):
         tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(self.module.tokenizer.to_str()))
         training = self.module.training
         self.module.eval()
-        sides = [
-            encode(self.module.splade, tokenizer, texts, max_length=length, top_k=top_k, bf16=train.bf16)
-            for texts, length, top_k in (
-                ([pair.query for pair in self.pairs], train.query_tokens, publish.top_k_query),
-                ([pair.passage for pair in self.pairs], train.document_tokens, publish.top_k_document),
-            )
-        ]
+        found = Search.encode(
+            self.module.splade,
+            tokenizer,
+            Side([pair.query for pair in self.pairs], train.query_tokens, publish.top_k_query),
+            Side([pair.passage for pair in self.pairs], train.document_tokens, publish.top_k_document),
+            bf16=train.bf16,
+            description="validation",
+        )
         self.module.train(training)
-        queries, passages = (to_matrix(side, len(self.module.roles.emitted_as)) for side in sides)
         ids = [str(place) for place in range(len(self.pairs))]
-        return measure(rank(queries, passages), [{place} for place in ids], ids)[MEASURE]
+        return measure(found.rank(), [{place} for place in ids], ids)[MEASURE]

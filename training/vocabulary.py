@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -59,26 +59,29 @@ Word = tuple[Segment, ...]
 
 @dataclass(frozen=True)
 class Roles:
-    """For each token id the id it is emitted as, ``NEVER`` if it is not: [vocabulary]."""
+    """For each token id the id it is emitted as, ``NEVER`` if it is not: [vocabulary]. ``last``: the same for a text of
+    which no token is emitted; empty = such a text stays empty."""
 
     emitted_as: list[int]
+    last: list[int] = field(default_factory=list)
 
     @property
     def never_emitted(self) -> list[int]:
-        targets = {target for target in self.emitted_as if target != NEVER}
+        targets = {*self.emitted_as, *self.last}
         return [token for token in range(len(self.emitted_as)) if token not in targets]
 
     @property
     def emitted(self) -> Tensor:
         """The ids that can leave the encoder, ascending."""
-        return torch.tensor(sorted(set(self.emitted_as) - {NEVER}))
+        return torch.tensor(sorted({*self.emitted_as, *self.last} - {NEVER}))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"emitted_as": self.emitted_as}), encoding="utf-8")
+        path.write_text(json.dumps({"emitted_as": self.emitted_as, "last": self.last}), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Roles:
-        return cls(json.loads(path.read_text(encoding="utf-8"))["emitted_as"])
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return cls(document["emitted_as"], document.get("last", []))
 
 
 def is_content(form: str, tag: str) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from app.encoders.base import EncoderError, OutOfMemory, TokenBatch
 from sparse_encoder.artifact import Activation, Artifact
-from sparse_encoder.modeling_lexical_bert import OWN_TOKEN, LexicalBertForMaskedLM, put_own_words
+from sparse_encoder.modeling_lexical_bert import INTEGERS, LexicalBertForMaskedLM, put_own_words
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
 
@@ -50,6 +50,11 @@ class TorchEncoder:
         self._column = torch.full((manifest.vocabulary_size,), -1, device=self._device)
         self._column[self._ids] = torch.arange(len(emitted), device=self._device)
         self._lexical = isinstance(model, LexicalBertForMaskedLM)
+        # A LexicalBert may have words whose row is zero: they have their bias and cost no product.
+        has_row = self._rows.any(1) if self._lexical else torch.ones_like(self._bias, dtype=torch.bool)
+        self._headed = None if has_row.all() else has_row.nonzero()[:, 0]
+        if self._headed is not None:
+            self._rows = self._rows[self._headed]
         if not self._lexical:
             model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of logits
         self._model = model
@@ -104,10 +109,24 @@ class TorchEncoder:
         """The vectors of a LexicalBert, f32 [texts, n]."""
         model = self._model
         hidden = model.bert(input_ids=ids, attention_mask=mask.to(torch.int64))[0]
-        tokens = model.own_tokens(ids, mask)
-        speaks = tokens >= 0
-        vectors = self._vectors(model.head_states(hidden, ids)[speaks], speaks.sum(1).tolist())
-        return put_own_words(vectors, model.own_words(hidden, tokens), tokens, self._column)
+        own = model.own_words(ids, mask)
+        weights = model.own_weights(hidden, own)
+        logits = self._max_logits(model.head_states(hidden, ids)[own.speaks], own.speaks.sum(1).tolist())
+        if model.config.related:
+            tokens, added = model.related_words(hidden, own, weights)
+            columns = self._column[tokens]
+            logits = logits.scatter_add(1, columns.clamp(min=0), added * (columns >= 0))
+        return put_own_words(self._activate(logits), weights, own.tokens, self._column)
+
+    def _max_logits(self, states: Tensor, lengths: list[int]) -> Tensor:
+        """The head's logits, f32 [texts, n], as `_vectors`."""
+        computed = self._bias if self._headed is None else self._bias[self._headed]
+        tiles = zip(self._rows.split(VOCABULARY_TILE), computed.split(VOCABULARY_TILE), strict=True)
+        logits = torch.cat([self._maxima(states, lengths, rows, bias) for rows, bias in tiles], 1)
+        if self._headed is None:
+            return logits
+        whole: Tensor = self._bias.repeat(len(lengths), 1).index_copy(1, self._headed, logits)
+        return whole
 
     def _vectors(self, states: Tensor, lengths: list[int]) -> Tensor:
         """f32 [texts, n], from the `states` [positions, hidden] of the texts one after another."""
@@ -116,12 +135,16 @@ class TorchEncoder:
 
     def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
         """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden]."""
-        texts = (states @ rows.T).split(lengths)
         if self._pooling == "max":
-            nothing = bias.new_full(bias.shape, -torch.inf)  # of a text that holds no word
-            maxima = [logits.amax(0).float() if len(logits) else nothing for logits in texts]
-            return self._activate(torch.stack(maxima) + bias)
+            return self._activate(self._maxima(states, lengths, rows, bias))
+        texts = (states @ rows.T).split(lengths)
         return torch.stack([self._activate(logits.float() + bias).sum(0) for logits in texts])
+
+    def _maxima(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
+        """The largest logits of one tile, f32 [texts, tile]."""
+        nothing = bias.new_full(bias.shape, -torch.inf)  # of a text that holds no word
+        texts = (states @ rows.T).split(lengths)
+        return torch.stack([logits.amax(0).float() if len(logits) else nothing for logits in texts]) + bias
 
     def _activate(self, logits: Tensor) -> Tensor:
         weights = torch.log1p(torch.relu(logits))
@@ -129,7 +152,7 @@ class TorchEncoder:
 
 
 def _tensor(weights: Weights, name: str) -> NDArray[Any]:
-    return weights.integers(name) if name == OWN_TOKEN else weights[name]
+    return weights.integers(name) if name in INTEGERS else weights[name]
 
 
 class _PassThrough(nn.Module):

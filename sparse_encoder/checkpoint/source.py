@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_encoder.architectures import Layout, layout_of_config
 from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
-from sparse_encoder.checkpoint.architectures import Layout, layout
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 from sparse_encoder.checkpoint.query_weights import find_query_tokens
 from sparse_encoder.checkpoint.shapes import Shape, find_shape
 from sparse_encoder.checkpoint.tokenizer_files import SourceTokenizer, read_tokenizer
 from sparse_encoder.checkpoint.weights import Tensor, open_weights
+from sparse_encoder.fields import FieldError
 from sparse_encoder.query_tokens import QueryTokens
 
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
@@ -95,7 +96,7 @@ class Source:
         :raises SourceError: if one holds NaN or infinity.
         """
         size, plan = self.tokenizer.size, self.layout
-        weights = {name: self.tensors[name].read() for name in plan.body}
+        weights = {name: self.tensors[name].read() for name in plan.shape.body}
         embedding = weights[plan.embedding] = self.tensors[plan.embedding].read()[:size]
         decoder = self.tensors[plan.decoder].read()[:size] if plan.decoder in self.tensors else embedding
         tied = decoder is embedding or np.array_equal(decoder, embedding)
@@ -118,7 +119,10 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
     directory = Directory(path)
     shape = find_shape(directory)
     config = shape.encoder.settings("config.json")
-    plan = layout(config)
+    try:
+        plan = layout_of_config(config)
+    except FieldError as error:
+        raise SourceError(str(error)) from error
     tokenizer = read_tokenizer(shape.encoder, config)
     if tokenizer.size > plan.vocabulary_size:
         raise SourceError(
@@ -161,8 +165,8 @@ def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str
         wrapped = [name for name in named if name.endswith(f".{plan.embedding}")]
         prefix = wrapped[0].removesuffix(plan.embedding) if len(wrapped) == 1 else ""
         named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
-    vocabulary, size = plan.vocabulary_size, plan.embedding_size
-    expected = {plan.embedding: (vocabulary, size), **plan.body}
+    vocabulary, size = plan.vocabulary_size, plan.shape.embedding_size
+    expected = {plan.embedding: (vocabulary, size), **plan.shape.body}
     missing = sorted(expected.keys() - named.keys())
     if missing:
         raise SourceError(

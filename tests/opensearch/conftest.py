@@ -12,9 +12,9 @@ import pytest
 from app.opensearch.__main__ import main
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from scripts.opensearch_node import VERSIONS, NodeError, assemble, missing_tools, running_node
 from tests.app.server import Server
 from tests.opensearch.live import Live, Run, Setup, serve
-from tools.opensearch_node import VERSIONS, NodeError, assemble, missing_tools, running_node
 
 #: Whether a machine that cannot run OpenSearch fails the tests that need it, as in CI, or leaves them out.
 REQUIRED = os.environ.get("REQUIRE_OPENSEARCH") == "1"

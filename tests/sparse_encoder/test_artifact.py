@@ -289,6 +289,7 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     script = (
         "import os, pathlib\n"

@@ -165,6 +165,17 @@ PRETRAINED = 'name = "x"\n[model]\nstart = "pretrained"\n'
         ),
         (f"{PRETRAINED}skip = true", r'model\.skip: leave it out where model\.start is "pretrained"$'),
         ('name = "x"\n[model]\ne5_path = ""', r"model\.e5_path: name the teacher's file"),
+        ('name = "x"\n[train]\nbatch = 0', r"train\.batch: Input should be greater than or equal to 2"),
+        ('name = "x"\n[train]\nsteps = -5', r"train\.steps: Input should be greater than 0"),
+        ('name = "x"\n[train]\nlearning_rate = nan', r"train\.learning_rate: Input should be a finite number"),
+        ('name = "x"\n[train]\nactive_band = [10, 3]', r"train\.active_band: Value error, the lower end comes first"),
+        ('name = "x"\n[train]\nsave_steps = 0', r"train\.save_steps"),
+        ('name = "x"\n[align]\nsteps = -1', r"align\.steps"),
+        ('name = "x"\n[publish.gate]\nactive_query = [64, 2]', r"publish\.gate\.active_query.* lower end"),
+        ('name = "x"\n[publish]\nmax_length_query = 2', r"publish\.max_length_query"),
+        ('name = "x"\n[data]\nheld_out_percent = 100', r"data\.held_out_percent"),
+        ('name = "x"\n[model]\nstart = "fresh"\nheads = 7', r"model\.hidden_size 384: no multiple of heads, 7"),
+        ('name = "x"\n[mining]\nskip = 30', r"mining\.skip 30: leaves none"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_key(tmp_path: Path, text: str, message: str) -> None:

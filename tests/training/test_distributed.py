@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from sparse_encoder.store import Store
 from sparse_encoder.tokenizer import Tokenizer
 from tests.tiny import SENTENCES, publish
+from tests.training.commands import ROOT, recipe_with
 from training.fit import unused_parameters
 from training.module import TASKS, load_module
 from training.vocabulary import Roles
 
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "training" / "sample" / "recipe.toml"
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("heads_only", [False, True])
@@ -40,11 +40,11 @@ def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, hea
 
 
 @pytest.mark.timeout(300)
-def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    text = RECIPE.read_text(encoding="utf-8").replace("steps = 20\n", "steps = 6\n", 1)
-    recipe.write_text(text.replace("save_steps = 10", "save_steps = 6"), encoding="utf-8")
-    alone, together = tmp_path / "alone", tmp_path / "together"
+def test_two_processes_give_the_losses_and_weights_of_one(prepared: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(
+        tmp_path / "recipe.toml", ("steps = 20\n", "steps = 6\n"), ("save_steps = 10", "save_steps = 6")
+    )
+    alone, together = prepared, tmp_path / "together"
     train = ["-m", "training", "train", str(recipe), "--run", str(alone)]
     spread = [
         "-m",

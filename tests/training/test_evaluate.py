@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluate import measures_by_domain, table, term_measures, top_overlap
 from training.pairs import TermPair
+from training.report import table
 from training.retrieval import measure, rank_dense
+from training.stages.evaluate import measures_by_domain, term_measures, top_overlap
 
 PAIRS = [
     TermPair("synonym", "배상", "보상", "법률"),

@@ -21,6 +21,8 @@ from tests.training.ways import check_ways
 from training.card import model_card
 from training.loaders import add_loaders
 
+pytestmark = pytest.mark.slow
+
 #: The loop of the card of v1.
 TOP_20 = """
 top_values, top_indices = sparse_repr[0].topk(20)

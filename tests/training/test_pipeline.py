@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
 
@@ -25,44 +27,30 @@ from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
 from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store, who
+from tests.training.commands import RECIPE, ROOT, recipe_with, training
 from tests.training.test_student import teacher as tiny_bert
 from tests.training.ways import check_ways
+from training import losses
 from training.config import Config, ModelConfig, RunError, load_config
 from training.data import load_training_data
-from training.evaluate import Checkpoint, top_overlap
 from training.fit import Progress, SparseModel, Watch
 from training.growth import PieceKnowledge, grow
 from training.module import load_module
-from training.publish import Publication, previous_token_ids
-from training.stages import growth_stage, lexical_stage, pieces_of, trained_checkpoint, vocabulary_stage
+from training.pipeline import train
+from training.run import Run
+from training.stages.evaluate import TextEncoder, top_overlap
+from training.stages.grow import grow_stage
+from training.stages.lexical import lexical_stage
+from training.stages.publish import Publication, previous_token_ids
+from training.stages.start import save_module
+from training.stages.teacher import teacher_stage
+from training.stages.vocabulary import vocabulary_stage
 from training.student import mean_piece_embeddings
-from training.trainer import start_stage, train
+from training.trained import trained_checkpoint
 from training.validation import Validation
 from training.vocabulary import Roles
 
-ROOT = Path(__file__).parents[2]
-RECIPE = "training/sample/recipe.toml"
-
-
-def training(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "training", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("run")
-    places = ["--run", str(run), "--store", f"{run}/store", "--pack", f"{run}/packed"]
-    done = training("run", RECIPE, *places, "--alias", "stable")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return run
-
-
-@pytest.fixture(scope="module")
-def artifact(run: Path) -> Artifact:
-    store = Store(str(run / "store"))
-    return store.fetch(store.resolve("stable"), run / "cache")
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(300)
@@ -74,18 +62,18 @@ def test_training_lowers_the_loss_and_logs_its_parts(run: Path) -> None:
 
 
 def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact) -> None:
-    measured = json.loads((run / "evaluation.json").read_text())
+    measured = json.loads((run / "evaluation" / "report.json").read_text())
     assert artifact.manifest.evaluation == measured
     for row in measured["retrieval"].values():
         assert 0 <= row["inference_free"]["nDCG@10"] <= 1
         assert 0 < row["active_query_inference_free"] < row["active_query"]
     assert measured["retrieval"]["sample"]["queries"] == 6
     assert f"{measured['retrieval']['sample']['sparse']['nDCG@10']:.3f}" in (artifact.path / "README.md").read_text()
-    assert (run / "evaluation.png").stat().st_size > 1000
+    assert (run / "evaluation" / "report.png").stat().st_size > 1000
 
 
 def test_a_checkpoint_agrees_with_itself_as_the_reference(run: Path, artifact: Artifact) -> None:
-    ours, reference = Checkpoint.from_export(run), Checkpoint.from_artifact(artifact.path)
+    ours, reference = TextEncoder.from_export(run), TextEncoder.from_artifact(artifact.path)
     words = ours.top_words(["손해배상", "인공지능"], 20)
     assert [len(row) for row in words] == [20, 20]
     assert top_overlap(words, reference.top_words(["손해배상", "인공지능"], 20)) == 1.0
@@ -138,7 +126,7 @@ def test_the_service_accepts_the_packed_artifact(run: Path, artifact: Artifact, 
 def test_training_goes_on_from_what_was_published(run: Path, artifact: Artifact, tmp_path: Path, packed: bool) -> None:
     model = ModelConfig(start="checkpoint", checkpoint=str(run / "packed" if packed else artifact.path))
     config = load_config(ROOT / RECIPE).model_copy(update={"model": model})
-    start = trained_checkpoint(config, tmp_path)
+    start = trained_checkpoint(Run(config, tmp_path))
     module = load_module(start, max_tokens={"query": 32, "document": 32}, bf16=False).eval()
     assert module.roles == Roles.load(run / "export" / "roles.json")
     before = next(golden for golden in artifact.golden() if golden.input_type == "document")
@@ -146,22 +134,24 @@ def test_training_goes_on_from_what_was_published(run: Path, artifact: Artifact,
     (vector,) = module(features)["sentence_embedding"].detach()
     assert module.roles.emitted[vector.nonzero()[:, 0]].tolist() == sorted(before.ids)
     assert float(vector.max()) == pytest.approx(max(before.weights), abs=1e-4)
-    assert trained_checkpoint(config, tmp_path) == start
+    assert trained_checkpoint(Run(config, tmp_path)) == start
 
 
 def test_training_goes_on_with_more_pieces(run: Path, artifact: Artifact, tmp_path: Path) -> None:
     config = load_config(ROOT / RECIPE)
     model = ModelConfig(start="checkpoint", checkpoint=str(artifact.path))
-    vocabulary = config.vocabulary.model_copy(update={"extend": True})
-    config = config.model_copy(update={"model": model, "vocabulary": vocabulary})
-    tokenizer, roles = vocabulary_stage(config, tmp_path)
-    size = tokenizer.get_vocab_size()
+    extended = config.vocabulary.model_copy(update={"extend": True})
+    going = Run(config.model_copy(update={"model": model, "vocabulary": extended}), tmp_path)
+    vocabulary = vocabulary_stage(going)
+    size = vocabulary.tokenizer.get_vocab_size()
     assert size > artifact.manifest.vocabulary_size
     random = torch.Generator().manual_seed(0)
     vectors, embeddings = (torch.randn((size, 16), generator=random) for _ in range(2))
     known = PieceKnowledge(torch.ones(size), vectors, embeddings)
-    start = growth_stage(trained_checkpoint(config, tmp_path), tmp_path, tokenizer, roles, known)
-    module = load_module(start, max_tokens={"query": 32, "document": 32}, bf16=False).eval()
+    mlm = load_masked_lm(trained_checkpoint(going))
+    assert isinstance(mlm, LexicalBertForMaskedLM)
+    save_module(grow(mlm, vocabulary.roles, known), vocabulary, tmp_path / "grown")
+    module = load_module(tmp_path / "grown", max_tokens={"query": 32, "document": 32}, bf16=False).eval()
     old, new = Tokenizer.from_file(str(artifact.path / "tokenizer.json")), module.tokenizer
     same = [golden for golden in artifact.golden() if old.encode(golden.text).ids == new.encode(golden.text).ids]
     assert same
@@ -169,19 +159,19 @@ def test_training_goes_on_with_more_pieces(run: Path, artifact: Artifact, tmp_pa
         (vector,) = module(module.preprocess([golden.text], task="document"))["sentence_embedding"].detach()
         ids = module.roles.emitted[vector.nonzero()[:, 0]].tolist()
         assert [i for i in ids if i < artifact.manifest.vocabulary_size] == sorted(golden.ids)
-    assert vocabulary_stage(config, tmp_path)[1] == roles
+    assert vocabulary_stage(going).roles == vocabulary.roles
 
 
 def test_training_does_not_go_on_from_nothing(tmp_path: Path) -> None:
     model = ModelConfig(start="checkpoint", checkpoint=str(tmp_path / "missing"))
     with pytest.raises(RunError, match="name the train/final of a run, or a published model"):
-        trained_checkpoint(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run")
+        trained_checkpoint(Run(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run"))
 
 
 def test_training_goes_on_from_no_other_architecture(tiny_artifact: Path, tmp_path: Path) -> None:
     model = ModelConfig(start="checkpoint", checkpoint=str(tiny_artifact))
     with pytest.raises(RunError, match=r'go on from it with model\.start = "pretrained"'):
-        trained_checkpoint(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run")
+        trained_checkpoint(Run(load_config(ROOT / RECIPE).model_copy(update={"model": model}), tmp_path / "run"))
 
 
 def test_finished_stages_are_not_run_again(run: Path) -> None:
@@ -192,18 +182,16 @@ def test_finished_stages_are_not_run_again(run: Path) -> None:
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
-def test_a_finished_training_takes_no_step_more(tmp_path: Path) -> None:
-    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("steps = 20\n", "steps = 3\n", 1), encoding="utf-8")  # which is no whole epoch
+def test_a_finished_training_takes_no_step_more(prepared: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(tmp_path / "recipe.toml", ("steps = 20\n", "steps = 3\n"))  # which is no whole epoch
+    config = load_config(recipe, data_root=ROOT / "training" / "sample")
     weights = []
     for _ in range(2):
-        done = training("train", str(recipe), "--run", str(run))
-        assert done.returncode == 0, done.stderr[-3000:]
-        weights.append((run / "train" / "final" / "model.safetensors").read_bytes())
-        shutil.rmtree(run / "train" / "final")  # as if it had been stopped just before
+        final = train(config, prepared)
+        weights.append((final / "model.safetensors").read_bytes())
+        shutil.rmtree(final)  # as if it had been stopped just before
     assert weights[0] == weights[1]
-    assert [path.name for path in (run / "train").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [path.name for path in (prepared / "train").glob("checkpoint-*")] == ["checkpoint-3"]
 
 
 def going_on(run: Path, **model: Any) -> Config:
@@ -216,7 +204,7 @@ def going_on(run: Path, **model: Any) -> Config:
 def tiny_teacher(monkeypatch: pytest.MonkeyPatch) -> tuple[BertModel, Tokenizer]:
     """Stands in for e5-small, whose file is not the project's to ship: any BertModel with a tokenizer is a teacher."""
     teacher, tokenizer = tiny_bert()
-    monkeypatch.setattr("training.trainer.load_e5", lambda path: (teacher, tokenizer))
+    monkeypatch.setattr("training.stages.teacher.load_e5", lambda path: (teacher, tokenizer))
     return teacher, tokenizer
 
 
@@ -225,28 +213,31 @@ def test_new_pieces_are_known_by_the_teachers_vectors_and_embeddings(
 ) -> None:
     config = going_on(run)
     config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"extend": True})})
-    data = load_training_data(config)
-    tokenizer, roles = vocabulary_stage(config, tmp_path)
-    module, vectors = start_stage(config, tmp_path, data, tokenizer, roles)
+    going = Run(config, tmp_path)
+    vocabulary = vocabulary_stage(going)
+    teacher, lexical = teacher_stage(going, vocabulary), lexical_stage(going, vocabulary)
+    assert teacher
+    grown = grow_stage(going, trained_checkpoint(going), vocabulary, teacher, lexical)
     known = PieceKnowledge(
-        own_weights=lexical_stage(config, tmp_path, data, tokenizer, roles)[0],
-        word_vectors=torch.from_numpy(vectors["words"]).float(),
-        embeddings=mean_piece_embeddings(*tiny_teacher, pieces_of(tokenizer)),
+        own_weights=lexical.own,
+        word_vectors=torch.from_numpy(teacher.words).float(),
+        embeddings=mean_piece_embeddings(*tiny_teacher, vocabulary.pieces),
     )
     trained = load_masked_lm(run / "train" / "final")
     assert isinstance(trained, LexicalBertForMaskedLM)
-    expected = grow(trained, roles, known).state_dict()
+    expected = grow(trained, vocabulary.roles, known).state_dict()
     assert len(expected["own_weight"]) > len(trained.own_weight)
-    for name, tensor in module.splade.mlm.state_dict().items():
+    for name, tensor in load_masked_lm(grown).state_dict().items():
         torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
 def test_a_teacher_with_larger_vectors_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = SimpleNamespace(config=SimpleNamespace(hidden_size=65))
-    monkeypatch.setattr("training.trainer.load_e5", lambda path: (teacher, None))
+    monkeypatch.setattr("training.stages.teacher.load_e5", lambda path: (teacher, None))
     with pytest.raises(RunError, match=r"states have 64 dimensions, the teacher's vectors 65: go on without a teacher"):
         train(going_on(run), tmp_path / "run")
-    assert start_stage(going_on(run, e5_path=""), tmp_path, *[cast(Any, None)] * 3)[1] == {}
+    without = Run(going_on(run, e5_path=""), tmp_path)
+    assert teacher_stage(without, vocabulary_stage(without)) is None
 
 
 def test_what_was_wrong_can_be_put_right_in_the_same_run(run: Path, tmp_path: Path) -> None:
@@ -270,9 +261,7 @@ def test_no_training_starts_that_could_not_be_published(run: Path, tmp_path: Pat
 
 def strict(recipe: Path) -> Path:
     """A recipe with a gate that the sample cannot pass."""
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("active_query = [1, 500]", "active_query = [1, 2]"), encoding="utf-8")
-    return recipe
+    return recipe_with(recipe, ("active_query = [1, 500]", "active_query = [1, 2]"))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -371,15 +360,16 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(run: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    text = text.replace("steps = 20\n", "steps = 60\n", 1)
-    text = text.replace("[data]\n", "[data]\nvalidation_pairs = 8\n", 1)
-    recipe.write_text(text.replace("[train]\n", "[train]\nhard_negatives = true\n", 1), encoding="utf-8")
+def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
+    recipe = recipe_with(
+        tmp_path / "recipe.toml",
+        ("steps = 20\n", "steps = 60\n"),
+        ("[data]\n", "[data]\nvalidation_pairs = 8\n"),
+        ("[train]\n", "[train]\nhard_negatives = true\n"),
+    )
     resumed, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     for folder in (resumed, undisturbed):
-        shutil.copytree(run / "vocabulary", folder / "vocabulary")
+        shutil.copytree(prepared, folder)
     done = training("train", str(recipe), "--run", str(undisturbed))
     assert done.returncode == 0, done.stderr[-3000:]
     command = [sys.executable, "-m", "training", "train", str(recipe), "--run", str(resumed)]
@@ -424,9 +414,7 @@ def test_a_run_writes_a_log_with_the_time_left_and_curves(run: Path) -> None:
 
 
 def test_other_settings_in_the_same_run_are_refused(run: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    text = (ROOT / RECIPE).read_text(encoding="utf-8")
-    recipe.write_text(text.replace("size = 1500", "size = 1600"), encoding="utf-8")
+    recipe = recipe_with(tmp_path / "recipe.toml", ("size = 1500", "size = 1600"))
     done = training("train", str(recipe), "--run", str(run))
     assert done.returncode == 1
     assert "the recipe's 'vocabulary' differs" in done.stderr
@@ -436,11 +424,58 @@ def test_figures_of_other_weights_are_not_published(run: Path, tmp_path: Path) -
     other = tmp_path / "run"
     shutil.copytree(run / "export", other / "export")
     shutil.copy(run / "origin.json", other)
-    report = json.loads((run / "evaluation.json").read_text())
-    (other / "evaluation.json").write_text(json.dumps({**report, "weights_sha256": "0" * 64}))
+    report = json.loads((run / "evaluation" / "report.json").read_text())
+    (other / "evaluation").mkdir()
+    (other / "evaluation" / "report.json").write_text(json.dumps({**report, "weights_sha256": "0" * 64}))
     done = training("publish", RECIPE, "--run", str(other), "--store", str(tmp_path / "store"))
     assert done.returncode == 1
     assert "measured other weights" in done.stderr
+
+
+def test_an_export_that_is_missing_is_said(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "evaluation", tmp_path / "run" / "evaluation")
+    done = training("publish", RECIPE, "--run", str(tmp_path / "run"), "--store", str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "export: missing; run `python -m training evaluate` again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class _NoGradient(torch.autograd.Function):
+    """Gives its input, and NaN for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [(lambda loss: loss * torch.nan, "the loss is nan"), (_NoGradient.apply, "a gradient is no number")],
+    ids=["loss", "gradient"],
+)
+def test_a_training_that_diverges_keeps_its_last_good_checkpoint(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, poison: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    config = load_config(ROOT / RECIPE, data_root=ROOT / "training" / "sample")
+    settings = config.train.model_copy(update={"steps": 5, "save_steps": 1, "log_steps": 10})
+    lexical, calls = losses.lexical, 0
+
+    def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return poison(lexical(*arguments)) if calls > 4 else lexical(*arguments)  # of both sides of two batches
+
+    monkeypatch.setattr(losses, "lexical", poisoned)
+    with pytest.raises(RunError, match=message):
+        train(config.model_copy(update={"train": settings}), prepared)
+    (checkpoint,) = (prepared / "train").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-2"
+    for name, tensor in load_file(checkpoint / "model.safetensors").items():
+        assert torch.isfinite(tensor).all(), name
 
 
 def watch(model: SimpleNamespace) -> Watch:
@@ -448,18 +483,41 @@ def watch(model: SimpleNamespace) -> Watch:
 
 
 @pytest.mark.parametrize(
-    ("active", "loss", "message"),
-    [
-        ((10.0, 900.0), 1.0, "documents activate 900 words"),
-        ((0.0, 0.0), 1.0, "queries activate 0 words"),
-        ((10.0, 20.0), float("nan"), "the loss is nan"),
-    ],
+    ("active", "message"),
+    [((10.0, 900.0), "documents activate 900 words"), ((0.0, 0.0), "queries activate 0 words")],
 )
-def test_a_run_that_goes_wrong_stops_itself(active: tuple[float, float], loss: float, message: str) -> None:
+def test_a_run_whose_words_leave_their_band_stops_itself(active: tuple[float, float], message: str) -> None:
     with pytest.raises(RunError, match=message):
-        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": loss})
+        watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0})
 
 
 def test_a_run_that_goes_well_goes_on() -> None:
     for active in ((10.0, 20.0), None):
         watch(SimpleNamespace(active=active)).on_log(None, SimpleNamespace(global_step=7), None, {"loss": 1.0})
+
+
+def test_from_the_teachers_layers_through_alignment_and_negatives_to_a_trained_checkpoint(
+    tmp_path: Path, tiny_teacher: tuple[BertModel, Tokenizer]
+) -> None:
+    config = load_config(ROOT / RECIPE, data_root=ROOT / "training" / "sample")
+    config = config.model_copy(
+        update={
+            "model": ModelConfig(start="e5", e5_path="stands-in", start_active=20),
+            "align": config.align.model_copy(update={"steps": 3, "batch": 8}),
+            "train": config.train.model_copy(update={"steps": 2, "hard_negatives": True}),
+        }
+    )
+    final = train(config, tmp_path)
+    for result in ("vocabulary", "teacher", "lexical", "start", "align/final", "aligned", "negatives", "train/final"):
+        assert (tmp_path / result).is_dir(), result
+    assert not list(tmp_path.glob("*.partial"))
+    started, aligned, trained = (
+        load_file(path / "model.safetensors") for path in (tmp_path / "start", tmp_path / "align" / "final", final)
+    )
+    layer = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(started[layer], tiny_teacher[0].state_dict()[layer.removeprefix("bert.")])
+    assert not torch.equal(started[layer], aligned[layer])
+    assert not torch.equal(aligned[layer], trained[layer])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors")}
+    train(config, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before

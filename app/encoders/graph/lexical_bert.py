@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
-from app.encoders.graph.bert import BertShape
 from app.encoders.graph.builder import Builder, index, scalar
+from sparse_encoder.architectures import layout
+from sparse_encoder.fields import Fields
+from sparse_encoder.layers import BertShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,53 +23,99 @@ class LexicalBertShape:
     bert: BertShape
     saturation: float
     length_power: float
+    parts: int  #: words for which a token may speak beside its own
+    related: int  #: words that the table names for each word; 0: there is no table
+    related_power: float
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LexicalBertShape:
-        """:raises KeyError: if `config` lacks a value."""
+        """:raises KeyError: if `config` lacks a value.
+        :raises FieldError: if a field is wrong.
+        """
+        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).shape
+        assert isinstance(shape, BertShape)
         return cls(
-            bert=BertShape.from_config("LexicalBertForMaskedLM", config),
+            bert=shape,
             saturation=config["own_saturation"],
             length_power=config["own_length_power"],
+            parts=config.get("parts", 0),
+            related=config.get("related", 0),
+            related_power=config.get("related_power", 0.0),
         )
 
 
 class OwnWords:
-    """The words of the texts themselves, as columns of the vectors."""
+    """The words of the texts themselves, as columns: at each position its word, its parts behind them."""
 
-    def __init__(self, build: Builder, emitted_ids: NDArray[np.int32], ids: ov.Node, mask: ov.Node) -> None:
+    def __init__(
+        self, build: Builder, shape: LexicalBertShape, emitted_ids: NDArray[np.int32], ids: ov.Node, mask: ov.Node
+    ) -> None:
         """For `ids` and `mask` [B, L].
 
         :raises EncoderError: if the checkpoint says of a token that it is emitted as one that cannot be.
         """
-        own_token = build.integers("own_token")
-        if not np.isin(own_token, np.append(emitted_ids, -1)).all():
-            raise EncoderError(
-                "own_token of the checkpoint names tokens that its manifest says are never emitted: publish it again"
-            )
+        self._build, self._shape = build, shape
+        self._emitted_ids = emitted_ids
         self._silent = len(emitted_ids)  #: a column behind the last, for positions that hold no word
-        columns = np.full(len(own_token) + 1, self._silent, np.int32)
-        columns[emitted_ids] = np.arange(len(emitted_ids), dtype=np.int32)
-        # The last entry of `columns` is never an emitted id, so -1 finds the silent column.
-        found = op.gather(op.constant(columns[own_token]), ids, index(0))
+        self._column = np.full(build.integers("own_token").shape[0] + 1, self._silent, np.int32)
+        # The last entry is never an emitted id, so -1 finds the silent column.
+        self._column[emitted_ids] = np.arange(len(emitted_ids), dtype=np.int32)
         silent = scalar(self._silent, np.int32)
-        self._columns = op.select(mask, found, silent)
-        self.speaks = op.not_equal(self._columns, silent)  #: [B, L], true: holds a word
-        self._weights = np.append(build.get("own_weight")[emitted_ids], np.float32(0))
+        words = op.select(mask, op.gather(op.constant(self._columns("own_token")), ids, index(0)), silent)
+        shares = None
+        if shape.parts:
+            is_word = op.convert(op.not_equal(words, silent), ov.Type.f32)
+            any_word = op.greater(op.reduce_max(is_word, index([1]), True), scalar(0, np.float32))
+            last = op.select(mask, op.gather(op.constant(self._columns("last_token")), ids, index(0)), silent)
+            words = op.select(any_word, words, last)
+            shares = _behind_each_other(op.gather(op.constant(build.get("own_share")), ids, index(0)))
+        self._words = words  #: [B, L]
+        self.speaks = op.not_equal(words, silent)  #: [B, L], true: holds a word
+        self._places, self._shares = words, shares  #: [B, L x (1 + parts)]
+        if shape.parts:
+            found = op.gather(op.constant(self._columns("part_token")), ids, index(0))
+            parts = op.select(op.unsqueeze(mask, index(2)), found, silent)
+            self._places = op.concat([words, _behind_each_other(parts)], 1)
 
-    def weights(self, build: Builder, shape: LexicalBertShape, states: ov.Node) -> ov.Node:
-        """What the word of each position weighs, f32 [B, L]; 0 where there is none."""
-        same = op.equal(op.unsqueeze(self._columns, index(1)), op.unsqueeze(self._columns, index(2)))
-        counts = op.reduce_sum(op.convert(same, ov.Type.f32), index([2]))
-        words = op.reduce_sum(op.convert(self.speaks, ov.Type.f32), index([1]), True)
-        lengths = op.maximum(words, scalar(1, np.float32))
-        saturated = op.divide(
-            op.multiply(counts, scalar(1 + shape.saturation, np.float32)),
-            op.add(counts, scalar(shape.saturation, np.float32)),
+    def _columns(self, name: str) -> NDArray[np.int32]:
+        """The tokens of the weight `name` as columns."""
+        tokens = self._build.integers(name)
+        if not np.isin(tokens, np.append(self._emitted_ids, -1)).all():
+            raise EncoderError(
+                f"{name} of the checkpoint names tokens that its manifest says are never emitted: publish it again"
+            )
+        columns: NDArray[np.int32] = self._column[tokens]
+        return columns
+
+    def _sums(self, places: ov.Node, values: ov.Node) -> ov.Node:
+        """For each of `places` [B, n] the sum of the `values` [B, n] of its column."""
+        texts = op.gather(op.shape_of(places, "i64"), index([0]), index(0))
+        empty = op.broadcast(scalar(0, np.float32), op.concat([texts, index([self._silent + 1])], 0))
+        return op.gather_elements(
+            op.scatter_elements_update(empty, places, values, index(1), reduction="sum", use_init_val=True), places, 1
         )
-        frequency = op.multiply(saturated, op.power(lengths, scalar(-shape.length_power, np.float32)))
-        importance = op.squeeze(op.sigmoid(build.linear("importance", states)), index([2]))
-        own = op.gather(op.constant(2 * self._weights), self._columns, index(0))
+
+    def weights(self, states: ov.Node) -> ov.Node:
+        """What the word of each place weighs, f32 [B, L x (1 + parts)]; 0 where there is none."""
+        saturation, power = self._shape.saturation, self._shape.length_power
+        spoken = op.convert(op.not_equal(self._places, scalar(self._silent, np.int32)), ov.Type.f32)
+        if self._shares is not None:
+            spoken = op.multiply(spoken, self._shares)
+        counts = self._sums(self._places, spoken)
+        words = op.convert(self.speaks, ov.Type.f32)
+        if self._shares is not None:
+            row_length = op.gather(op.shape_of(self._words, "i64"), index([1]), index(0))
+            words = op.slice(spoken, index([0]), row_length, index([1]), index([1]))
+        lengths = op.maximum(op.reduce_sum(words, index([1]), True), scalar(1, np.float32))
+        saturated = op.divide(
+            op.multiply(counts, scalar(1 + saturation, np.float32)), op.add(counts, scalar(saturation, np.float32))
+        )
+        frequency = op.multiply(saturated, op.power(lengths, scalar(-power, np.float32)))
+        importance = op.squeeze(op.sigmoid(self._build.linear("importance", states)), index([2]))
+        if self._shape.parts:
+            importance = op.concat([importance] * (1 + self._shape.parts), 1)
+        own_weight = np.append(2 * self._build.get("own_weight")[self._emitted_ids], np.float32(0))
+        own = op.gather(op.constant(own_weight), self._places, index(0))
         return op.relu(op.multiply(op.multiply(own, frequency), importance))
 
     def only_speaking(self, states: ov.Node) -> ov.Node:
@@ -76,15 +124,45 @@ class OwnWords:
         speaking = op.gather(states, place, index(1), 1)  # [B, 1, hidden]
         return op.select(op.unsqueeze(self.speaks, index(2)), states, speaking)
 
+    def add_related(self, logits: ov.Node, states: ov.Node, weights: ov.Node) -> ov.Node:
+        """`logits` [B, columns] and what the table says of the own words, which have `weights`."""
+        if not self._shape.related:
+            return logits
+        row_length = op.gather(op.shape_of(self._words, "i64"), index([1]), index(0))
+        words = op.convert(self.speaks, ov.Type.f32)
+        counts = op.maximum(self._sums(self._words, words), scalar(1, np.float32))
+        mean = op.divide(op.slice(weights, index([0]), row_length, index([1]), index([1])), counts)
+        wanted = op.squeeze(op.sigmoid(self._build.linear("relating", states)), index([2]))
+        total = op.maximum(op.reduce_sum(mean, index([1]), True), scalar(1e-6, np.float32))
+        share = op.multiply(mean, op.power(total, scalar(-self._shape.related_power, np.float32)))
+        share = op.unsqueeze(op.multiply(op.multiply(wanted, share), words), index(2))
+        silent = [np.full((1, self._shape.related), value) for value in (self._silent, 0)]
+        columns = np.concatenate([self._columns("related_token")[self._emitted_ids], silent[0]]).astype(np.int32)
+        table = np.concatenate([2 * self._build.get("related_weight")[self._emitted_ids], silent[1]]).astype(np.float32)
+        added = op.multiply(op.gather(op.constant(table), self._words, index(0)), share)
+        places = op.gather(op.constant(columns), self._words, index(0))
+        flat_places, flat_added = (op.reshape(node, index([0, -1]), True) for node in (places, added))
+        return self._scattered(logits, flat_places, flat_added, "sum", use_init_val=True)
+
     def put(self, vectors: ov.Node, weights: ov.Node) -> ov.Node:
-        """`vectors` [B, columns] in which own words have their `weights` [B, L]; empty for a text that holds none."""
-        spare = op.slice(vectors, index([0]), index([1]), index([1]), index([1]))  # cut off again below
-        updated = op.scatter_elements_update(
-            op.concat([vectors, spare], 1), self._columns, weights, index(1), reduction="max", use_init_val=False
-        )
-        whole = op.slice(updated, index([0]), index([self._silent]), index([1]), index([1]))
+        """`vectors` [B, columns] in which own words have their `weights`; empty for a text that holds none."""
+        whole = self._scattered(vectors, self._places, weights, "max", use_init_val=False)
         any_word = op.reduce_max(op.convert(self.speaks, ov.Type.f32), index([1]), True)
         return op.multiply(whole, any_word)
+
+    def _scattered(
+        self, vectors: ov.Node, places: ov.Node, values: ov.Node, reduction: str, *, use_init_val: bool
+    ) -> ov.Node:
+        spare = op.slice(vectors, index([0]), index([1]), index([1]), index([1]))  # the silent column, cut off again
+        updated = op.scatter_elements_update(
+            op.concat([vectors, spare], 1), places, values, index(1), reduction=reduction, use_init_val=use_init_val
+        )
+        return op.slice(updated, index([0]), index([self._silent]), index([1]), index([1]))
+
+
+def _behind_each_other(parts: ov.Node) -> ov.Node:
+    """[B, L, parts] as [B, parts x L]."""
+    return op.reshape(op.transpose(parts, index([0, 2, 1])), index([0, -1]), True)
 
 
 def lexical_states(build: Builder, shape: LexicalBertShape, states: ov.Node, ids: ov.Node) -> ov.Node:

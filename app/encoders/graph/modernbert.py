@@ -2,80 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from openvino import opset15 as op
 
 from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
-
-GLOBAL, LOCAL = "full_attention", "sliding_attention"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModernBertShape:
-    """Sizes, from `config.json`."""
-
-    hidden_size: int
-    heads: int
-    intermediate_size: int
-    epsilon: float
-    activation: str
-    head_activation: str
-    window: int  #: tokens that a local layer sees to each side
-    kinds: tuple[str, ...]  #: of each layer: GLOBAL or LOCAL
-    theta: Mapping[str, float]  #: the base of the rotation, by the kind of layer
-    attention_bias: bool
-    mlp_bias: bool
-    norm_bias: bool
-    head_bias: bool
-    decoders: tuple[str, ...] = ("decoder.weight", "model.embeddings.tok_embeddings.weight")
-    decoder_biases: tuple[str, ...] = ("decoder.bias",)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ModernBertShape:
-        """:raises KeyError: if `config` lacks a size."""
-        layers, every = config["num_hidden_layers"], config.get("global_attn_every_n_layers", 3)
-        kinds = config.get("layer_types") or [LOCAL if layer % every else GLOBAL for layer in range(layers)]
-        rope = config.get("rope_parameters") or {}
-        legacy = {GLOBAL: config.get("global_rope_theta", 160_000.0), LOCAL: config.get("local_rope_theta", 10_000.0)}
-        return cls(
-            hidden_size=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            intermediate_size=config["intermediate_size"],
-            epsilon=config["norm_eps"],
-            activation=config["hidden_activation"],
-            head_activation=config["classifier_activation"],
-            window=config["local_attention"] // 2,
-            kinds=tuple(kinds[:layers]),
-            theta={kind: rope.get(kind, {}).get("rope_theta", legacy[kind]) for kind in (GLOBAL, LOCAL)},
-            attention_bias=config["attention_bias"],
-            mlp_bias=config["mlp_bias"],
-            norm_bias=config["norm_bias"],
-            head_bias=config["classifier_bias"],
-        )
+from sparse_encoder.layers import GLOBAL, LOCAL, ModernBertShape
 
 
 def modernbert_states(
     build: Builder, shape: ModernBertShape, ids: ov.Node, positions: ov.Node, mask: ov.Node
 ) -> ov.Node:
     """What the decoder multiplies, f32 [B, L, hidden], for `ids` [B, L], `positions` 0 to L-1 and `mask` [B, L]."""
-    hidden = build.embedding("model.embeddings.tok_embeddings.weight", ids)
-    hidden = _norm(build, shape, "model.embeddings.norm", hidden)
+    hidden = build.embedding(shape.words, ids)
+    hidden = _norm(build, shape, shape.embedding_norm, hidden)
     rotations = {kind: _rotation(shape, kind, positions) for kind in set(shape.kinds)}
     masks = _attention_masks(shape, positions, mask)
     for number, kind in enumerate(shape.kinds):
-        prefix = f"model.layers.{number}"
-        normed = _norm(build, shape, f"{prefix}.attn_norm", hidden) if number else hidden
-        hidden = op.add(hidden, _attention(build, shape, f"{prefix}.attn", normed, rotations[kind], masks[kind]))
-        normed = _norm(build, shape, f"{prefix}.mlp_norm", hidden)
-        hidden = op.add(hidden, _gated(build, shape, f"{prefix}.mlp", normed))
-    hidden = _norm(build, shape, "model.final_norm", hidden)
-    hidden = ACTIVATIONS[shape.head_activation](build.linear("head.dense", hidden, bias=shape.head_bias))
-    return _norm(build, shape, "head.norm", hidden)
+        prefix = f"{shape.layer}.{number}"
+        normed = _norm(build, shape, f"{prefix}.{shape.attention_norm}", hidden) if number else hidden
+        hidden = op.add(hidden, _attention(build, shape, prefix, normed, rotations[kind], masks[kind]))
+        normed = _norm(build, shape, f"{prefix}.{shape.mlp_norm}", hidden)
+        hidden = op.add(hidden, _gated(build, shape, prefix, normed))
+    hidden = _norm(build, shape, shape.final_norm, hidden)
+    hidden = ACTIVATIONS[shape.head_activation](build.linear(shape.head_dense, hidden, bias=shape.head_bias))
+    return _norm(build, shape, shape.head_norm, hidden)
 
 
 def _norm(build: Builder, shape: ModernBertShape, prefix: str, inputs: ov.Node) -> ov.Node:
@@ -113,10 +64,12 @@ def _attention(
     mask: ov.Node,
 ) -> ov.Node:
     size = shape.hidden_size // shape.heads
-    parts = build.linear_parts(f"{prefix}.Wqkv", hidden, 3, bias=shape.attention_bias)
+    parts = build.linear_parts(f"{prefix}.{shape.attention_in}", hidden, 3, bias=shape.attention_bias)
     query, key, value = (split_heads(part, shape.heads, size) for part in parts)
     context = op.scaled_dot_product_attention(_rotate(query, rotation, size), _rotate(key, rotation, size), value, mask)
-    return build.linear(f"{prefix}.Wo", merge_heads(context, shape.heads, size), bias=shape.attention_bias)
+    return build.linear(
+        f"{prefix}.{shape.attention_out}", merge_heads(context, shape.heads, size), bias=shape.attention_bias
+    )
 
 
 def _rotate(heads: ov.Node, rotation: tuple[ov.Node, ov.Node], size: int) -> ov.Node:
@@ -133,6 +86,6 @@ def _rotate(heads: ov.Node, rotation: tuple[ov.Node, ov.Node], size: int) -> ov.
 
 
 def _gated(build: Builder, shape: ModernBertShape, prefix: str, hidden: ov.Node) -> ov.Node:
-    inputs, gate = build.linear_parts(f"{prefix}.Wi", hidden, 2, bias=shape.mlp_bias)
+    inputs, gate = build.linear_parts(f"{prefix}.{shape.mlp_in}", hidden, 2, bias=shape.mlp_bias)
     product = op.multiply(ACTIVATIONS[shape.activation](inputs), gate)
-    return build.linear(f"{prefix}.Wo", product, bias=shape.mlp_bias)
+    return build.linear(f"{prefix}.{shape.mlp_out}", product, bias=shape.mlp_bias)

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
-from app.encoders.graph.bert import BertShape, bert_head, bert_states
-from app.encoders.graph.builder import ACTIVATIONS, Builder, Int8, index, scalar
+from app.encoders.graph.bert import bert_head, bert_states
+from app.encoders.graph.builder import Builder, Int8, index, scalar
 from app.encoders.graph.lexical_bert import LexicalBertShape, OwnWords, lexical_states
-from app.encoders.graph.modernbert import ModernBertShape, modernbert_states
-from sparse_encoder.artifact import Activation, Architecture, Pooling
+from app.encoders.graph.modernbert import modernbert_states
+from sparse_encoder.architectures import Architecture, layout
+from sparse_encoder.artifact import Activation, Pooling
+from sparse_encoder.fields import FieldError, Fields
+from sparse_encoder.layers import BertShape, ModernBertShape
 from sparse_encoder.weights import Weights
 
 #: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.
@@ -87,10 +90,25 @@ def _lexical_bert(
     mask: ov.Node,
 ) -> ov.Node:
     states = bert_states(build, shape.bert, ids, positions, mask)
-    own = OwnWords(build, emitted_ids, ids, mask)
+    own = OwnWords(build, shape, emitted_ids, ids, mask)
+    weights = own.weights(states)
     spoken = own.only_speaking(lexical_states(build, shape, states, ids))
-    expansions = _max_head(spoken, *_decoder(build, shape.bert, emitted_ids), kind.activation)
-    return own.put(expansions, own.weights(build, shape, states))
+    logits = _lexical_logits(build, shape.bert, emitted_ids, spoken)
+    return own.put(_activate(own.add_related(logits, states, weights), kind.activation), weights)
+
+
+def _lexical_logits(build: Builder, shape: BertShape, emitted_ids: NDArray[np.int32], states: ov.Node) -> ov.Node:
+    """The head's logits [B, columns]; a word whose row is zero has its bias and costs no product."""
+    has_row = build.get(_first(build, shape.decoders))[emitted_ids].any(1)
+    if has_row.all():
+        return _max_logits(states, *_decoder(build, shape, emitted_ids))
+    head = _max_logits(states, *_decoder(build, shape, emitted_ids[has_row]))
+    bias = build.get(_first(build, shape.decoder_biases))[emitted_ids[~has_row]]
+    texts = op.gather(op.shape_of(head, "i64"), index([0]), index(0))
+    constant = op.broadcast(op.constant(bias), op.concat([texts, index([len(bias)])], 0))
+    column = np.empty(len(emitted_ids), np.int32)
+    column[np.concatenate([np.flatnonzero(has_row), np.flatnonzero(~has_row)])] = np.arange(len(emitted_ids))
+    return op.gather(op.concat([head, constant], 1), op.constant(column), index(1))
 
 
 def _decoder(
@@ -102,31 +120,25 @@ def _decoder(
     return rows, build.get(_first(build, shape.decoder_biases))[emitted_ids]
 
 
-def _shape(architecture: str, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
-    if (kind := config.get("position_embedding_type", "absolute")) != "absolute":
-        raise EncoderError(f"config.json has position_embedding_type {kind!r}, this encoder computes only 'absolute'")
+def _shape(architecture: Architecture, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
     try:
-        if architecture == "ModernBertForMaskedLM":
-            shape: BertShape | ModernBertShape = ModernBertShape.from_config(config)
-        elif architecture == "LexicalBertForMaskedLM":
+        if architecture == "LexicalBertForMaskedLM":
             return LexicalBertShape.from_config(config)
-        else:
-            shape = BertShape.from_config(architecture, config)
+        return layout(architecture, Fields(config, complete=True)).shape
     except KeyError as error:
         raise EncoderError(f"config.json lacks {error}: publish the checkpoint again with its full config") from error
-    for activation in (shape.activation, shape.head_activation):
-        if activation not in ACTIVATIONS:
-            raise EncoderError(
-                f"config.json has the activation {activation!r}, this encoder computes {', '.join(ACTIVATIONS)}"
-            )
-    return shape
+    except FieldError as error:
+        raise EncoderError(str(error)) from error
 
 
 def _max_head(
     hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32], activation: Activation
 ) -> ov.Node:
-    maxima = [op.reduce_max(logits, index([1])) for logits in _logits(hidden, decoder, bias)]
-    return _activate(op.concat(maxima, 1), activation)  # which is monotone, so it may follow the maximum
+    return _activate(_max_logits(hidden, decoder, bias), activation)  # which is monotone, so it may follow the maximum
+
+
+def _max_logits(hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float32]) -> ov.Node:
+    return op.concat([op.reduce_max(logits, index([1])) for logits in _logits(hidden, decoder, bias)], 1)
 
 
 def _sum_head(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder import modeling_lexical_bert
-from sparse_encoder.artifact import Activation, Architecture, Artifact, Pooling, read_manifest
+from sparse_encoder.architectures import ARCHITECTURES, Architecture
+from sparse_encoder.artifact import Activation, Artifact, Pooling, read_manifest
 from tests.tiny import dense
 
 VOCABULARY, HIDDEN, LONGEST, PAD = 500, 64, 180, 1
@@ -81,6 +82,10 @@ CASES = [
         MODERNBERT | {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True},
     ),
 ]
+
+
+def test_the_table_names_each_architecture_and_each_has_a_case() -> None:
+    assert set(ARCHITECTURES) == set(get_args(Architecture)) == {case.architecture for case in CASES}
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

@@ -240,7 +240,7 @@ def test_the_graph_never_holds_positions_times_vocabulary(tiny_artifact: Path, m
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"hidden_act": "tan"}, "the activation 'tan'"),
+        ({"hidden_act": "tan"}, "hidden_act 'tan', this software computes one of gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"num_hidden_layers": 3}, r"no weight bert\.encoder\.layer\.2"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),

@@ -187,9 +187,9 @@ async def test_a_text_that_makes_the_encoder_raise_fails_alone(
         (vector,) = task.result().vectors
         np.testing.assert_allclose(vector.weights, engine.model.vector(text, "document").weights, atol=1e-4)
     await engine.check(engine.model)
-    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert logged.getMessage() == "1 of 4 texts failed, each alone"
-    assert logged.exc_info
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert {record.getMessage() for record in logged} == {"1 of 4 texts failed, each alone"}
+    assert logged[0].exc_info
 
 
 async def test_a_request_that_takes_too_long_is_given_up(model: LoadedModel, encoder: ControlledEncoder) -> None:

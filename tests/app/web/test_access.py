@@ -29,6 +29,8 @@ from app.web.middleware import client_of
 from tests.app.server import ROOT, Server, running, start
 from tests.tiny import SENTENCES
 
+pytestmark = pytest.mark.slow
+
 MANY_TEXTS = json.dumps([" ".join(SENTENCES)] * 300)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from training.config import MiningConfig
-from training.mining import NONE, choose_negatives, overlap, shingles
 from training.pairs import PassagePair
+from training.stages.mine import NONE, choose_negatives, overlap, shingles
 
 PAIRS = [
     PassagePair("s", "보증금 반환", "임대인은 임차인에게 보증금을 모두 돌려주어야 한다"),

@@ -1,4 +1,4 @@
-"""Hard negatives: passages that look like answers and are none, found by BM25 and by the model at its start.
+"""Stage 7, hard negatives: passages that look like answers and are none, found by BM25 and by the model at its start.
 
 A candidate is left out if it nearly repeats the right passage, if the same query has it as an answer elsewhere, or if
 the dense teacher finds it nearly as close to the query as the right passage (it may then be an answer that nobody
@@ -15,22 +15,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer as BackendTokenizer
 
 from sparse_encoder.tokenizer import Tokenizer
-from training.config import Config, MiningConfig
-from training.encode import encode
+from training.config import MiningConfig
+from training.encode import Search, Side
 from training.lexical import emitted_rows
 from training.module import TiledSplade
 from training.pairs import PassagePair, folded
-from training.retrieval import rank, rank_bm25, to_matrix
+from training.retrieval import Ranking, rank_bm25
+from training.run import Run, write_json
+from training.stages.teacher import TeacherVectors
 
 logger = logging.getLogger(__name__)
 
-Run = list[dict[int, float]]  #: for each query the scores of passages, by place
 Closeness = Callable[[int, int], float]  #: (place of a query, of a passage) -> the teacher's cosine
 NONE = -1
+_NEGATIVES = "negatives.json"
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -45,7 +46,10 @@ def overlap(one: frozenset[str], other: frozenset[str]) -> float:
 
 
 def choose_negatives(
-    pairs: Sequence[PassagePair], runs: Sequence[Run], settings: MiningConfig, teacher: Closeness | None = None
+    pairs: Sequence[PassagePair],
+    runs: Sequence[Sequence[Ranking]],
+    settings: MiningConfig,
+    teacher: Closeness | None = None,
 ) -> tuple[list[int], Counter[str]]:
     """For each pair the place of the passage that serves as its negative, ``NONE`` without one; counts by reason.
 
@@ -80,23 +84,33 @@ def choose_negatives(
     return chosen, counts
 
 
-def mining_stage(
-    config: Config,
-    run: Path,
-    pairs: Sequence[PassagePair],
-    module: TiledSplade,
-    vectors: tuple[NDArray[np.float16], NDArray[np.float16]] | None,
-) -> list[int]:
-    """``choose_negatives`` over BM25 and ``module``, kept in the run directory; ``vectors``: the teacher's of queries
-    and passages."""
-    path = run / "negatives.json"
+def mine_stage(run: Run, module: TiledSplade, teacher: TeacherVectors | None) -> list[int]:
+    """The place of each pair's mined negative, found by BM25 and ``module``; empty without mining."""
+    train = run.config.train
+    if not train.hard_negatives or train.objective == "card" or not run.data.pairs:
+        return []
+    pairs = run.data.pairs[: len(teacher.passages) if teacher else None]
+
+    def make(folder: Path) -> None:
+        closeness = _closeness(teacher) if teacher else None
+        chosen, counts = choose_negatives(pairs, _found(run, module, pairs), run.config.mining, closeness)
+        logger.info("mined: %s", dict(counts))
+        write_json(folder / _NEGATIVES, {"counts": counts, "negatives": chosen})
+
     key = hashlib.sha256("\0".join(f"{p.query}\0{p.passage}" for p in pairs).encode()).hexdigest()
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["pairs_sha256"] == key:
-            return [int(place) for place in stored["negatives"]]
+    out = run.result("negatives", make, inputs=key)
+    return [int(place) for place in json.loads((out / _NEGATIVES).read_text(encoding="utf-8"))["negatives"]]
+
+
+def _closeness(teacher: TeacherVectors) -> Closeness:
+    queries, passages = np.asarray(teacher.queries, np.float32), np.asarray(teacher.passages, np.float32)
+    return lambda query, passage: float(queries[query] @ passages[passage])
+
+
+def _found(run: Run, module: TiledSplade, pairs: Sequence[PassagePair]) -> list[list[Ranking]]:
+    """What BM25 and ``module`` find for each query among the passages."""
     queries, passages = [pair.query for pair in pairs], [pair.passage for pair in pairs]
-    train, publish = config.train, config.publish
+    train, publish = run.config.train, run.config.publish
     backend: BackendTokenizer = module.tokenizer  # type: ignore[assignment]
     words = [
         [[str(i) for i in row] for row in emitted_rows(backend, module.roles, texts, length)]
@@ -104,28 +118,12 @@ def mining_stage(
     ]
     tokenizer = Tokenizer(BackendTokenizer.from_str(backend.to_str()))
     module.eval()
-    sides = [
-        to_matrix(
-            encode(
-                module.splade, tokenizer, texts, max_length=length, top_k=top_k, bf16=train.bf16, description="mine"
-            ),
-            len(module.roles.emitted_as),
-        )
-        for texts, length, top_k in (
-            (queries, train.query_tokens, publish.top_k_query),
-            (passages, train.document_tokens, publish.top_k_document),
-        )
-    ]
-    teacher: Closeness | None = None
-    if vectors is not None:
-        of_queries, of_passages = (np.asarray(part, np.float32) for part in vectors)
-
-        def teacher(query: int, passage: int) -> float:
-            return float(of_queries[query] @ of_passages[passage])
-
-    chosen, counts = choose_negatives(pairs, [rank_bm25(*words), rank(*sides)], config.mining, teacher)
-    logger.info("mined: %s", dict(counts))
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"pairs_sha256": key, "counts": counts, "negatives": chosen}), encoding="utf-8")
-    partial.replace(path)
-    return chosen
+    search = Search.encode(
+        module.splade,
+        tokenizer,
+        Side(queries, train.query_tokens, publish.top_k_query),
+        Side(passages, train.document_tokens, publish.top_k_document),
+        bf16=train.bf16,
+        description="mine",
+    )
+    return [rank_bm25(*words), search.rank()]

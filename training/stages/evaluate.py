@@ -1,15 +1,13 @@
-"""Figures of a checkpoint on data that training never saw: retrieval beside BM25, and the card's two term measures."""
+"""Stage 9: figures on data that training never saw: retrieval beside BM25, and the card's two term measures."""
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from kiwipiepy import Kiwi
 
@@ -20,25 +18,28 @@ from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from training.config import Config
 from training.data import RetrievalData, load_retrieval
-from training.e5 import DenseTeacher
-from training.encode import encode
+from training.e5 import DenseTeacher, load_e5
+from training.encode import Search, Side, encode
+from training.export import export, weights_hash
 from training.pairs import TermPair
-from training.query_side import query_tokens
-from training.retrieval import MEASURES, measure, rank, rank_bm25, rank_dense, to_matrix
+from training.report import REFERENCE_TOP, TOP, plot, table
+from training.retrieval import measure, rank_bm25, rank_dense
+from training.run import Run, whole_directory, write_json
+from training.stages.lexical import query_tokens
+from training.stages.train import trained
 from training.vocabulary import Roles
-
-matplotlib.use("Agg")
 
 _BM25_TAG_NAMES = "NNG NNP NNB NR VV VA MM MAG MAJ XPN XSN XR SL SN SH W_SERIAL"
 _BM25_TAGS = frozenset(_BM25_TAG_NAMES.split())
-_TOP = 15
-REFERENCE_TOP = 20
+EXPORT = "export"  #: the weights that ship
+REPORT = Path("evaluation", "report.json")
+_DENSE_TOKENS = 256
 _DOMAIN_TERMS = 20  #: fewer terms give no figure
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that is ready to encode."""
+class TextEncoder:
+    """A checkpoint with its tokenizer: texts in, vectors out."""
 
     model: SpladeModel
     tokenizer: Tokenizer
@@ -50,7 +51,7 @@ class Checkpoint:
         return [[self.tokenizer.vocabulary[i] for i in vector.ids] for vector in vectors]
 
     @classmethod
-    def from_artifact(cls, path: Path) -> Checkpoint:
+    def from_artifact(cls, path: Path) -> TextEncoder:
         """Read a published artifact, to compare with. Raises ``ArtifactError`` if it is none or has no query tokens."""
         manifest = read_artifact(path).manifest
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
@@ -60,9 +61,9 @@ class Checkpoint:
         return cls(SpladeModel.from_pretrained(path, list(manifest.never_emitted_ids)), tokenizer, queries)
 
     @classmethod
-    def from_export(cls, run: Path) -> Checkpoint:
-        """Read what ``publish.export`` wrote into ``run / "export"``."""
-        path = run / "export"
+    def from_export(cls, run: Path) -> TextEncoder:
+        """Read what ``training.export`` wrote into the run directory."""
+        path = run / EXPORT
         roles = Roles.load(path / "roles.json")
         model = SpladeModel.from_pretrained(path, roles.never_emitted)
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
@@ -88,9 +89,9 @@ def choose_queries(data: RetrievalData, limit: int) -> list[int]:
 
 
 def evaluate_retrieval(
-    config: Config, checkpoint: Checkpoint, *, query_limit: int = 1000, dense: DenseTeacher | None = None
+    config: Config, encoder: TextEncoder, *, query_limit: int = 1000, dense: DenseTeacher | None = None
 ) -> dict[str, Any]:
-    """For each retrieval set the measures of the checkpoint and of BM25 over the whole corpus, and active words.
+    """For each retrieval set the measures of the encoder and of BM25 over the whole corpus, and active words.
 
     ``inference_free``: the same documents, queries by ``query_tokens``. ``dense``: a dense encoder to compare with.
     """
@@ -101,38 +102,26 @@ def evaluate_retrieval(
         chosen = choose_queries(data, query_limit)
         texts = [data.queries[i] for i in chosen]
         relevant = [data.relevant[i] for i in chosen]
-        size = len(checkpoint.tokenizer.vocabulary)
-        documents = encode(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            data.documents,
-            max_length=settings.max_length_document,
-            top_k=settings.top_k_document,
+        search = Search.encode(
+            encoder.model,
+            encoder.tokenizer,
+            Side(texts, settings.max_length_query, settings.top_k_query),
+            Side(data.documents, settings.max_length_document, settings.top_k_document),
             bf16=True,
-            description=f"{item.name} documents",
+            description=item.name,
         )
-        queries = encode(
-            checkpoint.model,
-            checkpoint.tokenizer,
-            texts,
-            max_length=settings.max_length_query,
-            top_k=settings.top_k_query,
-            bf16=True,
-            description=f"{item.name} queries",
-        )
-        tokenised = checkpoint.tokenizer.encode_batch(texts, settings.max_length_query)
-        own = [checkpoint.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
-        index = to_matrix(documents, size)
+        tokenised = encoder.tokenizer.encode_batch(texts, settings.max_length_query)
+        own = [encoder.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
         results[item.name] = {
-            "documents": len(documents),
-            "queries": len(queries),
-            "sparse": measure(rank(to_matrix(queries, size), index), relevant, data.document_ids),
-            "inference_free": measure(rank(to_matrix(own, size), index), relevant, data.document_ids),
+            "documents": len(data.documents),
+            "queries": len(texts),
+            "sparse": measure(search.rank(), relevant, data.document_ids),
+            "inference_free": measure(search.rank(own), relevant, data.document_ids),
             "bm25": measure(rank_bm25(morphemes(data.documents), morphemes(texts)), relevant, data.document_ids),
-            "active_query": float(np.mean([len(v) for v in queries])),
+            "active_query": float(np.mean([len(v) for v in search.queries])),
             "active_query_inference_free": float(np.mean([len(v) for v in own])),
-            "active_document": float(np.mean([len(v) for v in documents])),
-            "flops": _flops(queries, documents, size),
+            "active_document": float(np.mean([len(v) for v in search.documents])),
+            "flops": _flops(search),
         }
         if dense is not None:
             found = rank_dense(
@@ -143,13 +132,14 @@ def evaluate_retrieval(
     return results
 
 
-def _flops(queries: list[SparseVector], documents: list[SparseVector], size: int) -> float:
+def _flops(search: Search) -> float:
     """Mean number of words that a query and a document share: sum_j p_j(query) p_j(document) (Formal et al. 2021)."""
 
     def rates(vectors: list[SparseVector]) -> Any:
-        return np.bincount(np.concatenate([v.ids for v in vectors]), minlength=size) / len(vectors)
+        counts = np.bincount(np.concatenate([v.ids for v in vectors]), minlength=search.vocabulary_size)
+        return counts / len(vectors)
 
-    return float(rates(queries) @ rates(documents))
+    return float(rates(search.queries) @ rates(search.documents))
 
 
 def _touches(token: str, surface: str) -> bool:
@@ -210,97 +200,55 @@ def term_measures(pairs: list[TermPair], top_words: Callable[[list[str]], list[l
     }
 
 
+def evaluate_stage(
+    run: Run, *, query_limit: int = 1000, reference: TextEncoder | None = None, with_dense: bool = False
+) -> dict[str, Any]:
+    """Exports what was trained, measures that and writes the report, again each time. Raises ``RunError``."""
+    config = run.config
+    with whole_directory(run.path / EXPORT) as folder:
+        export(trained(run), folder, config, run.data)
+    e5 = config.data_path(config.model.e5_path)
+    report = evaluate(
+        config,
+        TextEncoder.from_export(run.path),
+        run.data.held_out,
+        query_limit=query_limit,
+        reference=reference,
+        dense=DenseTeacher(*load_e5(e5), max_tokens=_DENSE_TOKENS) if with_dense else None,
+    )
+    report["weights_sha256"] = weights_hash(run.path / EXPORT)
+    with whole_directory((run.path / REPORT).parent) as folder:
+        write_json(folder / REPORT.name, report)
+        (folder / "report.md").write_text(table(report) + "\n", encoding="utf-8")
+        plot(report, folder / "report.png")
+    return report
+
+
 def evaluate(
     config: Config,
-    checkpoint: Checkpoint,
+    encoder: TextEncoder,
     held_out: list[TermPair],
     *,
     query_limit: int = 1000,
-    reference: Checkpoint | None = None,
+    reference: TextEncoder | None = None,
     dense: DenseTeacher | None = None,
 ) -> dict[str, Any]:
     """Everything that goes into the manifest and the model card.
 
-    ``reference``: another checkpoint, whose heaviest words of the held-out terms are looked for in ours.
+    ``reference``: another encoder, whose heaviest words of the held-out terms are looked for in ours.
     """
     report: dict[str, Any] = {"query_limit": query_limit, "prune": config.publish.model_dump()}
     if held_out:
         terms = list(dict.fromkeys(pair.term.lower() for pair in held_out))
-        words = dict(zip(terms, checkpoint.top_words(terms, REFERENCE_TOP), strict=True))
+        words = dict(zip(terms, encoder.top_words(terms, REFERENCE_TOP), strict=True))
 
         def top_words(texts: list[str]) -> list[list[str]]:
-            return [words[text][:_TOP] for text in texts]
+            return [words[text][:TOP] for text in texts]
 
         report["terms"] = term_measures(held_out, top_words)
         if domains := measures_by_domain(held_out, top_words):
             report["domains"] = domains
         if reference is not None:
             report["reference_overlap"] = top_overlap(list(words.values()), reference.top_words(terms, REFERENCE_TOP))
-    report["retrieval"] = evaluate_retrieval(config, checkpoint, query_limit=query_limit, dense=dense)
+    report["retrieval"] = evaluate_retrieval(config, encoder, query_limit=query_limit, dense=dense)
     return report
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    lines = [
-        "| set | documents / queries | "
-        + " | ".join(f"{name} (BM25)" for name in MEASURES)
-        + " | nDCG@10, inference-free queries | active query / document |",
-        "|---|---|" + "---|" * (len(MEASURES) + 2),
-    ]
-    for name, row in report["retrieval"].items():
-        figures = " | ".join(f"{row['sparse'][m]:.3f} ({row['bm25'][m]:.3f})" for m in MEASURES)
-        lines.append(
-            f"| {name} | {row['documents']:,} / {row['queries']:,} | {figures} "
-            f"| {row['inference_free']['nDCG@10']:.3f} | {row['active_query']:.0f} / {row['active_document']:.0f} |"
-        )
-    if terms := report.get("terms"):
-        lines += [
-            "",
-            f"{terms['terms']:,} held-out terms: source preservation {terms['source_preservation']:.1%}, synonym "
-            f"activation at {_TOP} {terms['synonym_activation']:.1%}; by a word of other syllables "
-            f"{terms['new_synonym_activation']:.1%} of {terms['new_synonym_terms']:,}.",
-        ]
-    if domains := report.get("domains"):
-        lines += ["", "| domain | terms | source preservation | synonym activation |", "|---|---|---|---|"]
-        lines += [
-            f"| {name} | {row['terms']:,} | {row['source_preservation']:.1%} | {row['synonym_activation']:.1%} |"
-            for name, row in domains.items()
-        ]
-    if dense := {name: row["dense"] for name, row in report["retrieval"].items() if "dense" in row}:
-        figures = ", ".join(f"{name} {row['nDCG@10']:.3f}" for name, row in dense.items())
-        lines += ["", f"nDCG@10 of the dense teacher: {figures}."]
-    if (overlap := report.get("reference_overlap")) is not None:
-        lines += [
-            "",
-            f"Of the reference's {REFERENCE_TOP} heaviest tokens of a held-out term {overlap:.1%} are among ours.",
-        ]
-    return "\n".join(lines)
-
-
-def plot(report: dict[str, Any], path: Path) -> None:
-    """nDCG@10 by set, beside BM25."""
-    from matplotlib.figure import Figure
-
-    names = list(report["retrieval"])
-    place = np.arange(len(names))
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
-    systems = [("bm25", "BM25 + kiwi"), ("sparse", "sparse encoder"), ("dense", "dense teacher")]
-    systems = [(key, label) for key, label in systems if all(key in report["retrieval"][name] for name in names)]
-    width = 0.8 / max(1, len(systems))
-    for number, (system, label) in enumerate(systems):
-        values = [report["retrieval"][name][system]["nDCG@10"] for name in names]
-        bars = axes.bar(place + (number - (len(systems) - 1) / 2) * width, values, width, label=label)
-        axes.bar_label(bars, fmt="%.3f", fontsize=7)
-    axes.set_xticks(place, names, fontsize=8)
-    axes.set_ylabel("nDCG@10")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
-def write_report(report: dict[str, Any], run: Path) -> None:
-    """``evaluation.json``, ``evaluation.md`` and ``evaluation.png`` in the run directory."""
-    (run / "evaluation.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    (run / "evaluation.md").write_text(table(report) + "\n", encoding="utf-8")
-    plot(report, run / "evaluation.png")

@@ -1,6 +1,6 @@
 """A real OpenSearch node with its neural plugins, for tests and for trying it out; no container, no installation.
 
-`python -m tools.opensearch_node 3.6.0 --port 9200`. Server and plugins (ML Commons, k-NN, Neural Search) come from
+`python -m scripts.opensearch_node 3.6.0 --port 9200`. Server and plugins (ML Commons, k-NN, Neural Search) come from
 Maven's central repository (about 450 MB a version, once), are put together in `~/.cache/sparse-encoder`, and run on a
 JDK of this machine. It listens on the loopback address only and knows no security: not for production.
 """
@@ -297,23 +297,23 @@ def missing_tools(versions: Iterable[str]) -> str | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.opensearch_node", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.opensearch_node", description=__doc__)
     parser.add_argument("version", help=f"tried: {', '.join(VERSIONS)}")
     parser.add_argument("--port", type=int, default=9200, help="default %(default)s; 0 takes a free one")
     parser.add_argument("--data", type=Path, help="directory that keeps its data; without it, they go when it ends")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    print(f"OpenSearch {options.version}: the first start downloads about 450 MB", flush=True)  # noqa: T201
+    print(f"OpenSearch {options.version}: the first start downloads about 450 MB", flush=True)
     try:
         with (
             tempfile.TemporaryDirectory() as temporary,
             running_node(options.version, (options.data or Path(temporary)).resolve(), options.port) as node,
         ):
-            print(f"OpenSearch {node.version} at {node.url}, log in {node.log}; Ctrl-C ends it", flush=True)  # noqa: T201
+            print(f"OpenSearch {node.version} at {node.url}, log in {node.log}; Ctrl-C ends it", flush=True)
             with suppress(KeyboardInterrupt):
                 node.wait()
     except NodeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

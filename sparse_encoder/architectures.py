@@ -1,0 +1,311 @@
+"""The table of architectures: what a masked language model that can be served is made of, told once.
+
+A row says how `config.json` is read and by which names transformers knows the weights. Conversion checks a checkpoint
+by it, the serving graph and the torch reference find weights, head and activations by it. All heads are
+`norm(activation(dense(states)))`. Another architecture of the same layers is a row here, and a case in
+`tests/app/test_architectures.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sparse_encoder.fields import MOST_LAYERS, FieldError, Fields
+from sparse_encoder.layers import GLOBAL, LOCAL, BertShape, Layers, ModernBertShape
+
+#: As `config.json` names it; the weights have the names that transformers gives them.
+Architecture = Literal[
+    "BertForMaskedLM",
+    "CamembertForMaskedLM",
+    "DistilBertForMaskedLM",
+    "ElectraForMaskedLM",
+    "LexicalBertForMaskedLM",
+    "ModernBertForMaskedLM",
+    "RobertaForMaskedLM",
+    "XLMRobertaForMaskedLM",
+]
+Read = tuple[dict[str, Any], Layers]  #: the fields of `config.json`, completed, and what they say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What a checkpoint of one architecture and config consists of."""
+
+    architecture: Architecture
+    config: dict[str, Any]  #: complete: every field that computing the model needs
+    shape: Layers
+    has_bias: bool  #: whether there is an output bias
+
+    @property
+    def embedding(self) -> str:
+        """The name of the matrix [vocabulary, size] of the input, and of the output where both are tied."""
+        return self.shape.words
+
+    @property
+    def decoder(self) -> str:
+        """The name of the output matrix where it is one of its own."""
+        return self.shape.decoders[0]
+
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Names of the output bias [vocabulary]; transformers keeps some twice, the last one counts."""
+        return self.shape.decoder_biases[::-1] if self.has_bias else ()
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest text."""
+        return int(self.config["max_position_embeddings"]) - self.shape.first_position
+
+    @property
+    def pad_is_position(self) -> bool:
+        """Whether positions are counted from `pad_token_id` on, so that it stays as it is."""
+        return self.shape.first_position > 0
+
+
+def layout_of_config(config: Mapping[str, Any]) -> Layout:
+    """The layout of a checkpoint that others made, by its `config.json`.
+
+    :raises FieldError: if it is of an architecture that is not served, or a field is wrong.
+    """
+    kind = config.get("model_type")
+    served = {row.model_type: name for name, row in ARCHITECTURES.items() if not row.own_code}
+    name = served.get(kind) if isinstance(kind, str) else None
+    if name is None:
+        raise FieldError(
+            f"config.json has model_type {str(kind)[:80]!r}, served are {', '.join(sorted(served))}: use one of those"
+        )
+    return layout(name, Fields(config))
+
+
+def layout(architecture: Architecture, fields: Fields) -> Layout:
+    """:raises FieldError: if a field of the config is wrong."""
+    fields.choice("position_embedding_type", "absolute", ("absolute",))
+    row = ARCHITECTURES[architecture]
+    config, shape = row.read(fields)
+    made = Layout(
+        architecture=architecture,
+        config={"model_type": row.model_type, **config},
+        shape=shape,
+        has_bias=fields.flag("decoder_bias", True),
+    )
+    for size, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
+        if size in made.config and made.config[size] % made.config[heads]:
+            raise FieldError(
+                f"config.json has {size} {made.config[size]}, no multiple of {heads} {made.config[heads]}: repair it"
+            )
+    if made.positions < 3:
+        raise FieldError(f"config.json leaves {made.positions} positions for a text: repair max_position_embeddings")
+    return made
+
+
+def _bert_config(fields: Fields, pad: int = 0, vocabulary: int = 30_522) -> dict[str, Any]:
+    """Of BERT and its relatives."""
+    return {
+        "vocab_size": fields.size("vocab_size", vocabulary),
+        "hidden_size": fields.size("hidden_size", 768),
+        "num_hidden_layers": fields.size("num_hidden_layers", 12, MOST_LAYERS),
+        "num_attention_heads": fields.size("num_attention_heads", 12),
+        "intermediate_size": fields.size("intermediate_size", 3072),
+        "hidden_act": fields.activation("hidden_act"),
+        "max_position_embeddings": fields.size("max_position_embeddings", 512),
+        "type_vocab_size": fields.size("type_vocab_size", 2),
+        "layer_norm_eps": fields.number("layer_norm_eps", 1e-12),
+        "pad_token_id": fields.token("pad_token_id", pad),
+        "position_embedding_type": "absolute",
+    }
+
+
+def _bert_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "hidden_size": config["hidden_size"],
+        "embedding_size": config.get("embedding_size", config["hidden_size"]),
+        "intermediate_size": config["intermediate_size"],
+        "heads": config["num_attention_heads"],
+        "layers": config["num_hidden_layers"],
+        "epsilon": config["layer_norm_eps"],
+        "activation": config["hidden_act"],
+        "positions": config["max_position_embeddings"],
+        "token_types": config["type_vocab_size"],
+    }
+
+
+def _bert(fields: Fields) -> Read:
+    config = _bert_config(fields)
+    return config, BertShape(**_bert_sizes(config), head_activation=config["hidden_act"])
+
+
+def _lexical_bert(fields: Fields) -> Read:
+    """Only the part that it shares with BERT; the rest is `sparse_encoder.modeling_lexical_bert`'s."""
+    config = _bert_config(fields)
+    return config, BertShape(
+        **_bert_sizes(config),
+        head_dense="head.dense",
+        head_norm="head.LayerNorm",
+        head_activation="gelu",
+        decoders=("decoder.weight",),
+        decoder_biases=("decoder.bias",),
+    )
+
+
+def _roberta(fields: Fields, vocabulary: int = 50_265) -> Read:
+    config = _bert_config(fields, 1, vocabulary)
+    return config, BertShape(
+        **_bert_sizes(config),
+        first_position=config["pad_token_id"] + 1,  # positions count from behind the row of the padding
+        embeddings="roberta.embeddings",
+        layer="roberta.encoder.layer",
+        head_dense="lm_head.dense",
+        head_norm="lm_head.layer_norm",
+        head_activation="gelu",
+        decoders=("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        decoder_biases=("lm_head.decoder.bias", "lm_head.bias"),
+    )
+
+
+def _electra(fields: Fields) -> Read:
+    config = _bert_config(fields) | {
+        "hidden_size": fields.size("hidden_size", 256),
+        "num_attention_heads": fields.size("num_attention_heads", 4),
+        "intermediate_size": fields.size("intermediate_size", 1024),
+        "embedding_size": fields.size("embedding_size", 128),
+    }
+    return config, BertShape(
+        **_bert_sizes(config),
+        embeddings="electra.embeddings",
+        layer="electra.encoder.layer",
+        project="electra.embeddings_project" if config["embedding_size"] != config["hidden_size"] else None,
+        head_dense="generator_predictions.dense",
+        head_norm="generator_predictions.LayerNorm",
+        head_activation="gelu",
+        decoders=("generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),
+        decoder_biases=("generator_lm_head.bias",),
+    )
+
+
+def _distilbert(fields: Fields) -> Read:
+    config: dict[str, Any] = {
+        "vocab_size": fields.size("vocab_size", 30_522),
+        "dim": fields.size("dim", 768),
+        "n_layers": fields.size("n_layers", 6, MOST_LAYERS),
+        "n_heads": fields.size("n_heads", 12),
+        "hidden_dim": fields.size("hidden_dim", 3072),
+        "activation": fields.activation("activation"),
+        "max_position_embeddings": fields.size("max_position_embeddings", 512),
+        "pad_token_id": fields.token("pad_token_id", 0),
+        "sinusoidal_pos_embds": False,  # they are stored like others
+    }
+    return config, BertShape(
+        hidden_size=config["dim"],
+        embedding_size=config["dim"],
+        intermediate_size=config["hidden_dim"],
+        heads=config["n_heads"],
+        layers=config["n_layers"],
+        epsilon=1e-12,
+        activation=config["activation"],
+        positions=config["max_position_embeddings"],
+        token_types=0,
+        embeddings="distilbert.embeddings",
+        layer="distilbert.transformer.layer",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attended="attention.out_lin",
+        attended_norm="sa_layer_norm",
+        wide="ffn.lin1",
+        narrow="ffn.lin2",
+        narrow_norm="output_layer_norm",
+        head_dense="vocab_transform",
+        head_norm="vocab_layer_norm",
+        head_activation=config["activation"],
+        decoders=("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
+        decoder_biases=("vocab_projector.bias",),
+    )
+
+
+def _modernbert(fields: Fields) -> Read:
+    kinds, ropes = _attention_kinds(fields), _rotations(fields)
+    config: dict[str, Any] = {
+        "vocab_size": fields.size("vocab_size", 50_368),
+        "hidden_size": fields.size("hidden_size", 768),
+        "num_hidden_layers": len(kinds),
+        "num_attention_heads": fields.size("num_attention_heads", 12),
+        "intermediate_size": fields.size("intermediate_size", 1152),
+        "hidden_activation": fields.activation("hidden_activation"),
+        "classifier_activation": fields.activation("classifier_activation"),
+        "max_position_embeddings": fields.size("max_position_embeddings", 8192),
+        "norm_eps": fields.number("norm_eps", 1e-5),
+        "norm_bias": fields.flag("norm_bias", False),
+        "attention_bias": fields.flag("attention_bias", False),
+        "mlp_bias": fields.flag("mlp_bias", False),
+        "classifier_bias": fields.flag("classifier_bias", False),
+        "decoder_bias": True,  # what is never emitted is closed in it
+        "local_attention": fields.size("local_attention", 128),
+        "pad_token_id": fields.token("pad_token_id", 50_283),
+        "layer_types": list(kinds),
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in ropes.items()},
+    }
+    return config, ModernBertShape(
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        heads=config["num_attention_heads"],
+        epsilon=config["norm_eps"],
+        activation=config["hidden_activation"],
+        head_activation=config["classifier_activation"],
+        window=config["local_attention"] // 2,
+        kinds=kinds,
+        theta=ropes,
+        attention_bias=config["attention_bias"],
+        mlp_bias=config["mlp_bias"],
+        norm_bias=config["norm_bias"],
+        head_bias=config["classifier_bias"],
+    )
+
+
+def _attention_kinds(fields: Fields) -> tuple[str, ...]:
+    """Of each layer, which positions it sees: from the form of transformers 5 or the one before."""
+    layers = fields.size("num_hidden_layers", 22, MOST_LAYERS)
+    kinds = fields.items("layer_types")
+    if not kinds:
+        every = fields.size("global_attn_every_n_layers", 3)
+        kinds = [LOCAL if number % every else GLOBAL for number in range(layers)]
+    if len(kinds) != layers or any(kind not in (GLOBAL, LOCAL) for kind in kinds):
+        raise FieldError(f"config.json must name a kind of attention for each of its {layers} layers: repair the file")
+    return tuple(kinds)
+
+
+def _rotations(fields: Fields) -> dict[str, float]:
+    """The base of the rotation of each kind of layer: from either form."""
+    ropes = fields.table("rope_parameters")
+    if fields.has("rope_scaling"):
+        raise FieldError("config.json has rope_scaling, which this software does not compute: use a checkpoint without")
+    bases = {}
+    for kind, legacy, default in ((GLOBAL, "global_rope_theta", 160_000.0), (LOCAL, "local_rope_theta", 10_000.0)):
+        rope = Fields(Fields(ropes).table(kind))
+        rope.choice("rope_type", "default", ("default",))
+        bases[kind] = rope.number("rope_theta", default) if rope.has("rope_theta") else fields.number(legacy, default)
+    return bases
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    model_type: str  #: in `config.json`
+    read: Callable[[Fields], Read]
+    own_code: bool = False  #: its class is ours, and only training makes it
+
+
+ARCHITECTURES: Mapping[Architecture, Row] = {
+    "BertForMaskedLM": Row("bert", _bert),
+    "CamembertForMaskedLM": Row("camembert", lambda fields: _roberta(fields, 30_522)),
+    "DistilBertForMaskedLM": Row("distilbert", _distilbert),
+    "ElectraForMaskedLM": Row("electra", _electra),
+    "LexicalBertForMaskedLM": Row("lexical_bert", _lexical_bert, own_code=True),
+    "ModernBertForMaskedLM": Row("modernbert", _modernbert),
+    "RobertaForMaskedLM": Row("roberta", _roberta),
+    "XLMRobertaForMaskedLM": Row("xlm-roberta", lambda fields: _roberta(fields, 250_002)),
+}

@@ -1,0 +1,138 @@
+"""The two kinds of layers that are computed, with their heads: sizes, names and shapes of their weights.
+
+All heads are `norm(activation(dense(states)))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+WeightShapes = dict[str, tuple[int, ...]]
+GLOBAL, LOCAL = "full_attention", "sliding_attention"  #: which positions a layer of ModernBERT sees
+
+
+def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> WeightShapes:
+    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
+
+
+def _norm(name: str, size: int, bias: bool = True) -> WeightShapes:
+    shape: tuple[int, ...] = (size,)
+    return {f"{name}.weight": shape} | ({f"{name}.bias": shape} if bias else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BertShape:
+    """Layers as BERT has them: their sizes and the names of their weights."""
+
+    hidden_size: int
+    embedding_size: int
+    intermediate_size: int
+    heads: int
+    layers: int
+    epsilon: float
+    activation: str
+    positions: int  #: rows of the position table
+    first_position: int = 0  #: the row that the first token gets
+    token_types: int  #: rows of the table of token types; 0 = none
+    embeddings: str = "bert.embeddings"
+    layer: str = "bert.encoder.layer"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attended: str = "attention.output.dense"
+    attended_norm: str = "attention.output.LayerNorm"
+    wide: str = "intermediate.dense"
+    narrow: str = "output.dense"
+    narrow_norm: str = "output.LayerNorm"
+    project: str | None = None  #: from the size of the embeddings to that of the layers
+    head_dense: str = "cls.predictions.transform.dense"
+    head_norm: str = "cls.predictions.transform.LayerNorm"
+    head_activation: str
+    #: The output matrix; one that is tied to the input matrix is not in the file a second time.
+    decoders: tuple[str, ...] = ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")
+    decoder_biases: tuple[str, ...] = ("cls.predictions.decoder.bias", "cls.predictions.bias")  #: the first one counts
+
+    @property
+    def words(self) -> str:
+        """The input matrix [vocabulary, embedding]."""
+        return f"{self.embeddings}.word_embeddings.weight"
+
+    @property
+    def body(self) -> WeightShapes:
+        """Every weight but the input and output matrices and the output bias."""
+        size, embedding, prefix = self.hidden_size, self.embedding_size, self.embeddings
+        shapes: WeightShapes = {f"{prefix}.position_embeddings.weight": (self.positions, embedding)}
+        if self.token_types:
+            shapes[f"{prefix}.token_type_embeddings.weight"] = (self.token_types, embedding)
+        shapes |= _norm(f"{prefix}.LayerNorm", embedding)
+        if self.project:
+            shapes |= _linear(self.project, size, embedding)
+        for number in range(self.layers):
+            layer = f"{self.layer}.{number}"
+            for part in (self.query, self.key, self.value, self.attended):
+                shapes |= _linear(f"{layer}.{part}", size, size)
+            shapes |= _norm(f"{layer}.{self.attended_norm}", size)
+            shapes |= _linear(f"{layer}.{self.wide}", self.intermediate_size, size)
+            shapes |= _linear(f"{layer}.{self.narrow}", size, self.intermediate_size)
+            shapes |= _norm(f"{layer}.{self.narrow_norm}", size)
+        return shapes | _linear(self.head_dense, embedding, size) | _norm(self.head_norm, embedding)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModernBertShape:
+    """Layers as ModernBERT has them."""
+
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    epsilon: float
+    activation: str
+    window: int  #: tokens that a local layer sees to each side
+    kinds: tuple[str, ...]  #: of each layer: GLOBAL or LOCAL
+    theta: Mapping[str, float]  #: the base of the rotation, by the kind of layer
+    attention_bias: bool
+    mlp_bias: bool
+    norm_bias: bool
+    head_bias: bool
+    first_position: int = 0
+    words: str = "model.embeddings.tok_embeddings.weight"
+    embedding_norm: str = "model.embeddings.norm"
+    layer: str = "model.layers"
+    attention_norm: str = "attn_norm"  #: but for the first layer, whose norm is that of the embeddings
+    attention_in: str = "attn.Wqkv"
+    attention_out: str = "attn.Wo"
+    mlp_norm: str = "mlp_norm"
+    mlp_in: str = "mlp.Wi"
+    mlp_out: str = "mlp.Wo"
+    final_norm: str = "model.final_norm"
+    head_dense: str = "head.dense"
+    head_norm: str = "head.norm"
+    head_activation: str
+    decoders: tuple[str, ...] = ("decoder.weight", "model.embeddings.tok_embeddings.weight")
+    decoder_biases: tuple[str, ...] = ("decoder.bias",)
+
+    @property
+    def embedding_size(self) -> int:
+        return self.hidden_size
+
+    @property
+    def body(self) -> WeightShapes:
+        size, wide = self.hidden_size, self.intermediate_size
+        shapes = _norm(self.embedding_norm, size, self.norm_bias)
+        for number in range(len(self.kinds)):
+            layer = f"{self.layer}.{number}"
+            if number:
+                shapes |= _norm(f"{layer}.{self.attention_norm}", size, self.norm_bias)
+            shapes |= _linear(f"{layer}.{self.attention_in}", 3 * size, size, self.attention_bias)
+            shapes |= _linear(f"{layer}.{self.attention_out}", size, size, self.attention_bias)
+            shapes |= _norm(f"{layer}.{self.mlp_norm}", size, self.norm_bias)
+            shapes |= _linear(f"{layer}.{self.mlp_in}", 2 * wide, size, self.mlp_bias)
+            shapes |= _linear(f"{layer}.{self.mlp_out}", size, wide, self.mlp_bias)
+        shapes |= _norm(self.final_norm, size, self.norm_bias)
+        return (
+            shapes | _linear(self.head_dense, size, size, self.head_bias) | _norm(self.head_norm, size, self.norm_bias)
+        )
+
+
+Layers = BertShape | ModernBertShape

@@ -1,0 +1,63 @@
+"""Stage 3: what each word weighs by itself, by its document frequency over the training passages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparse_encoder.query_tokens import NEVER, QueryTokens
+from training.config import RunError
+from training.lexical import emitted_rows, idf, own_weights
+from training.run import Run
+from training.stages.vocabulary import Vocabulary
+from training.vocabulary import Roles
+
+_NAME = "lexical"
+_IDF = "idf.npy"
+_LENGTH = "length.json"
+_CHARACTERS, _TOKENS = 300, 512  #: of a passage
+
+
+@dataclass(frozen=True)
+class LexicalWeights:
+    own: Tensor  #: [vocabulary] the weight of every token on its own
+    passage_length: float  #: own words of an average passage
+
+
+def lexical_stage(run: Run, vocabulary: Vocabulary) -> LexicalWeights:
+    config = run.config
+
+    def make(folder: Path) -> None:
+        data = run.data
+        texts = [pair.passage[:_CHARACTERS] for pair in data.pairs]
+        texts = texts or [side for row in data.triplets for side in (row.anchor, row.positive)]
+        texts = texts or [side for pair in data.terms for side in (pair.term, pair.related)]
+        rows = emitted_rows(vocabulary.tokenizer, vocabulary.roles, texts, _TOKENS)
+        length = float(np.mean([min(len(row), config.train.document_tokens * 0.6) for row in rows]))
+        np.save(folder / _IDF, idf(rows, vocabulary.tokenizer.get_vocab_size()))
+        (folder / _LENGTH).write_text(json.dumps(length), encoding="utf-8")
+
+    out = run.result(_NAME, make, inputs=f"document_tokens {config.train.document_tokens}")
+    length = float(json.loads((out / _LENGTH).read_text(encoding="utf-8")))
+    return LexicalWeights(torch.from_numpy(own_weights(np.load(out / _IDF), config.model.lexical_scale)), length)
+
+
+def query_tokens(run: Path, roles: Roles, *, default: bool) -> QueryTokens:
+    """What a published model says about queries that are not encoded: each emitted token weighs its idf over the run's
+    training passages (see `training.lexical.idf`).
+
+    Raises ``RunError`` if the run has no counts.
+    """
+    path = run / _NAME / _IDF
+    if not path.is_file():
+        raise RunError(f"{path}: missing; run `python -m training train` to its end first")
+    emitted_as = np.array(roles.emitted_as, np.int32)
+    weights = np.zeros(len(emitted_as), np.float32)
+    targets = np.unique(emitted_as[emitted_as != NEVER])
+    weights[targets] = np.load(path)[targets]
+    return QueryTokens(default, emitted_as, weights)
