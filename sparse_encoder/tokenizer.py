@@ -13,6 +13,14 @@ import tokenizers
 PAD_TOKEN = "[PAD]"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+#: Characters that are read for each token that a model takes: at first, and so many times as many while they have fewer
+#: tokens than that, up to the last. A text that has fewer by then is white space or one endless word.
+FIRST_CHARACTERS, TIMES, LAST_CHARACTERS = 8, 8, 256
+#: Tokens beyond the last one that a model takes: where a text is cut, its last tokens may differ.
+SPARE_TOKENS = 16
+#: Letters that a single character has in compatibility forms (U+FDFA), at most.
+MOST_UNFOLDED = 18
+
 
 @dataclass(frozen=True, slots=True)
 class TokenisedText:
@@ -65,6 +73,10 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
         """One `TokenisedText` for each text, in order; other threads run during most of the work.
 
+        Of a long text only the beginning is normalised and tokenised, as much of it as has `max_length` tokens; so the
+        work is bounded by `most_characters` for each text, whatever its characters unfold to. What is beyond is cut
+        off as well if there are fewer tokens in that.
+
         Texts are put in Unicode normal form C, so that decomposed Hangul (as macOS writes it) equals composed Hangul.
         A lone surrogate, which no UTF-8 text has but JSON escapes can spell, counts as U+FFFD. What is longer than
         `max_length` tokens loses its end, never its closing special tokens.
@@ -74,12 +86,27 @@ class Tokenizer:
         room = max_length - self._template_tokens
         if room < 1:
             raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
-        contents = self._backend.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
-        return [self._finish(content, room) for content in contents]
+        found: dict[int, TokenisedText] = {}
+        missing = list(range(len(texts)))
+        most, last = FIRST_CHARACTERS * room, LAST_CHARACTERS * room
+        while missing:
+            beginnings = [beginning(texts[index], most) for index in missing]
+            contents = self._backend.encode_batch_fast(list(map(normalise, beginnings)), add_special_tokens=False)
+            for index, begun, content in zip(missing, beginnings, contents, strict=True):
+                whole = len(begun) == len(texts[index]) or not texts[index][len(begun) :].strip()
+                if whole or most >= last or len(content) >= room + SPARE_TOKENS:
+                    found[index] = self._finish(content, room, truncated=not whole)
+            missing = [index for index in missing if index not in found]
+            most = min(TIMES * most, last)
+        return [found[index] for index in range(len(texts))]
 
-    def _finish(self, content: tokenizers.Encoding, room: int) -> TokenisedText:
-        truncated = len(content) > room
-        if truncated:
+    def most_characters(self, max_length: int) -> int:
+        """Of a text that are read at first, for at most `max_length` tokens."""
+        return FIRST_CHARACTERS * (max_length - self._template_tokens)
+
+    def _finish(self, content: tokenizers.Encoding, room: int, *, truncated: bool) -> TokenisedText:
+        if len(content) > room:
+            truncated = True
             content.truncate(room)
         ids = self._backend.post_process(content).ids
         return TokenisedText(ids, truncated, sum(id_ not in self._special_ids for id_ in ids))
@@ -88,3 +115,21 @@ class Tokenizer:
 def normalise(text: str) -> str:
     """`text` in Unicode normal form C, with U+FFFD for what UTF-8 cannot hold."""
     return unicodedata.normalize("NFC", LONE_SURROGATE.sub("\ufffd", text))
+
+
+def unfolded(text: str) -> int:
+    """Characters of `text` in compatibility forms, as many tokenizers take it: up to `MOST_UNFOLDED` for one."""
+    return len(unicodedata.normalize("NFKC", text))
+
+
+def beginning(text: str, most: int) -> str:
+    """The longest beginning of `text` of whole words that has no more than about `most` characters when unfolded."""
+    if len(text) * MOST_UNFOLDED <= most:
+        return text
+    begun = text[:most]
+    while (characters := unfolded(begun)) > most and len(begun) > 1:
+        begun = begun[: len(begun) * most // characters]
+    if len(begun) == len(text):
+        return text
+    blank = max(begun.rfind(" "), begun.rfind("\n"))
+    return begun[:blank] if 2 * blank > len(begun) else begun  # else it is one long word, cut anywhere

@@ -72,7 +72,8 @@ class SparseVector:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1 or None, got {top_k}")
-        keep = int(np.count_nonzero(self.weights >= min_weight))  # a prefix, since weights descend
+        least = min(min_weight, float(np.finfo(self.weights.dtype).max))
+        keep = int(np.count_nonzero(self.weights >= least))  # a prefix, since weights descend
         if top_k is not None:
             keep = min(keep, top_k)
         return SparseVector(self.ids[:keep], self.weights[:keep])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +23,15 @@ from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
-from sparse_encoder.tokenizer import TokenisedText
+from sparse_encoder.tokenizer import TokenisedText, unfolded
 from sparse_encoder.vector import SparseVector
 
 # The tokenizer spreads each call over all cores itself; two callers keep a query from waiting for a long document.
 TOKENISER_THREADS = 2
 # Of a request that is tokenised on the event loop: it takes 0.1 ms, and the way to a thread and back more than that.
 SHORT_CHARACTERS = 256
+# Tokenised by one call: about 10 ms and 10 MB. Between two calls other requests get their turn.
+CHARACTERS_AT_ONCE = 64 * 1024
 EMPTY = SparseVector.from_pairs([], [])
 
 
@@ -53,6 +55,8 @@ class Statistics:
     pending_waiters: int  #: how often requests wait for one of these
     queued_texts: int  #: that wait for the encoder
     queued_tokens: int  #: of these
+    tokens_per_second: float | None  #: that the encoder lately computed; None if that is not known yet
+    tokens_in_time: int | None  #: of one request that is alone, at most
 
 
 class Engine:
@@ -85,6 +89,8 @@ class Engine:
             pending_waiters=self._pending.waiters,
             queued_texts=self._thread.waiting_texts(),
             queued_tokens=self._thread.waiting_tokens(),
+            tokens_per_second=self._admission.pace.tokens_per_second,
+            tokens_in_time=self._admission.tokens_in_time(),
         )
 
     async def check(self, model: LoadedModel) -> None:
@@ -103,22 +109,24 @@ class Engine:
         input_type: InputType,
         query_tokens: QueryTokens | None = None,
         *,
+        client: str = "",
         truncate: bool = True,
     ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
-        With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
-        text must fit the model whole.
+        Clients share what the service can do, by the name `client`. With `query_tokens` the vectors come from that
+        table and the encoder is not asked. Without `truncate` a text must fit the model whole.
 
         :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
             none of `texts` is taken then.
+        :raises TooLarge: if they cannot be encoded in time even alone.
         :raises TextTooLong: if a text does not fit and must not be cut.
         :raises Unavailable: if the service stops or the request times out.
         :raises EncodingFailed: if the encoder fails.
         """
         self._refuse_if_stopping()
-        self._admission.enter(len(texts))
-        job = Job(model, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
+        job = Job(model, client, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
         timeout_seconds = self._admission.request_timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -128,7 +136,7 @@ class Engine:
                 f"not encoded within {timeout_seconds:g} s: send fewer texts at once, or try again later"
             ) from None
         finally:
-            self._admission.leave(len(texts))
+            self._admission.leave(client, len(texts), counted)
             job.abandoned = True  # which changes nothing for one that is done
             for entry in job.entries:
                 if entry.abandoned:  # the thread may drop it from now on
@@ -153,7 +161,7 @@ class Engine:
         if is_query and query_tokens is None and (cached := self._cached(model, texts)):
             self._metrics.query_cache_hits.inc(len(texts))
             return self._encoding(job, input_type, *cached, started, time.perf_counter())
-        tokenised = await self._tokenise(job, texts, input_type, truncate)
+        tokenised = await self._tokenise(job, texts, input_type, truncate, encoder=query_tokens is None)
         queued = time.perf_counter()
         tokens = [len(text.ids) if text.content_tokens else 0 for text in tokenised]
         if query_tokens is not None:
@@ -162,7 +170,8 @@ class Engine:
         waiting = [(index, tuple(text.ids)) for index, text in enumerate(tokenised) if text.content_tokens]
         job.missing = 0  # if it is refused, it was not abandoned
         if waiting:
-            self._admission.refuse_if_too_late(sum(tokens), self._thread.waiting_tokens(ahead_of_query=is_query))
+            ahead = self._thread.tokens_ahead(job.client, sum(tokens), is_query=is_query)
+            self._admission.refuse_if_too_late(sum(tokens), ahead)
             job.missing = len(waiting)
             self._enqueue(job, waiting, is_query)
             await job.done
@@ -181,14 +190,23 @@ class Engine:
         return [vector for vector, _ in known], [tokens for _, tokens in known]
 
     async def _tokenise(
-        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool
+        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool, *, encoder: bool
     ) -> list[TokenisedText]:
-        most = job.model.max_length(input_type)
-        tokenise = partial(job.model.tokenizer.encode_batch, texts, most)
-        if sum(map(len, texts)) <= SHORT_CHARACTERS:
-            tokenised = tokenise()
+        """`encoder`: they are for the encoder, which must be able to encode them in time."""
+        most, tokenizer = job.model.max_length(input_type), job.model.tokenizer
+        if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
+            tokenised = tokenizer.encode_batch(texts, most)
         else:
-            tokenised = await self._loop.run_in_executor(self._tokenisers, tokenise)
+            tokenised, tokens = [], 0
+            for part in in_parts(texts, tokenizer.most_characters(most)):
+                tokenise = partial(tokenizer.encode_batch, part, most)
+                new = await self._loop.run_in_executor(self._tokenisers, tokenise)
+                tokenised += new
+                tokens += sum(len(text.ids) for text in new if text.content_tokens)
+                if encoder:
+                    job.missing = 0  # if it is refused, it was not abandoned
+                    self._admission.refuse_if_never(len(texts), len(tokenised), tokens)
+                    job.missing = len(texts)
         if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
             job.missing = 0  # refused, not abandoned
             raise TextTooLong(
@@ -245,3 +263,15 @@ class Engine:
         for stage in ("tokenize", "queue", "encode"):
             self._metrics.stage_seconds.labels(stage).observe(getattr(encoding, f"{stage}_seconds"))
         return encoding
+
+
+def in_parts(texts: Sequence[str], most_characters: int) -> Iterator[Sequence[str]]:
+    """`texts` in order, in parts of about `CHARACTERS_AT_ONCE`; of a text no more than `most_characters` are read."""
+    begin = characters = 0
+    for index, text in enumerate(texts):
+        characters += min(len(text), most_characters)
+        if characters >= CHARACTERS_AT_ONCE:
+            yield texts[begin : index + 1]
+            begin, characters = index + 1, 0
+    if begin < len(texts):
+        yield texts[begin:]

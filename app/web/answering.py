@@ -18,6 +18,7 @@ from app.errors import ClientGone, InvalidField
 from app.models.loaded import LoadedModel
 from app.models.wire import Writer, write_vector
 from app.web.bodies import check_size
+from app.web.middleware import client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType
@@ -43,11 +44,11 @@ async def answer(request: Request, asked: EncodeRequest, write: Writer = write_v
     if service.log_texts:
         log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
     check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
-    work = _answer(service, asked, _asked_version(request, asked), write)
+    work = _answer(service, asked, _asked_version(request, asked), client_of(request.scope), write)
     return await _unless_client_leaves(request, work)
 
 
-async def _answer(service: Service, asked: EncodeRequest, version: str | None, write: Writer) -> Response:
+async def _answer(service: Service, asked: EncodeRequest, version: str | None, client: str, write: Writer) -> Response:
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
@@ -60,7 +61,12 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, w
             )
         query_tokens = _query_tokens(asked, resident.model)
         encoded = await service.engine.encode(
-            resident.model, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+            resident.model,
+            asked.texts,
+            input_type,
+            query_tokens,
+            client=client,
+            truncate=asked.truncate == "end",
         )
         started = time.perf_counter()
         body = await _write(service.limits, asked, encoded, partial(write, keys=keys))

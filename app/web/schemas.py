@@ -96,3 +96,51 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "bare_list": {"summary": "목록만", "value": ["손해배상", "인공지능"]},
 }
+
+
+class ErrorDetail(BaseModel):
+    type: str = Field(description="Which kind of error it is, for programs.")
+    message: str = Field(description="What is wrong with what, and what to do.")
+    param: str | None = Field(description="The field of the request that is wrong, if one is.")
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer other than 200."""
+
+    error: ErrorDetail
+
+
+#: What any route may answer, in OpenAPI; a service without API keys never answers 401.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        400: "Not HTTP, or the body is not JSON",
+        401: "The key is missing or wrong",
+        405: "The path does not take this method",
+        408: "The request was not complete in time",
+        431: "Too many headers, or too long ones",
+        500: "An error of the service, whose log says more",
+        503: "Stopping, or not in time",
+    }.items()
+}
+#: What the routes may answer too that encode texts.
+ENCODING_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        404: "No such version or alias; names those that exist",
+        413: "Too many bytes, texts or characters, or more tokens than can be encoded in time; says how many can",
+        422: "A field is unknown or wrong",
+        429: "Too much in flight",
+    }.items()
+}
+#: And those of the admin routes.
+ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        403: "The admin routes are closed: the service has no admin key",
+        404: "No such version or alias",
+        409: "Understood and not done; says why",
+        413: "Too many bytes",
+        422: "A field is unknown or wrong",
+    }.items()
+}

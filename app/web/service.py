@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import Request
+from pydantic import SecretStr
 
 from app.engine.engine import Engine
 from app.errors import ServiceError, Unavailable, UnknownVersion
@@ -38,7 +39,7 @@ class Service:
     limits: Limits
     lifecycle: Lifecycle
     metrics: Metrics
-    admin_key: str | None = field(repr=False)
+    admin_key: SecretStr | None
     log_texts: bool
 
     async def find(self, name: str | None) -> Resident:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from app.engine.admission import Admission
-from app.engine.engine import Encoding, Engine
+from app.engine.engine import CHARACTERS_AT_ONCE, Encoding, Engine, in_parts
 from app.engine.pace import Pace
-from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.errors import EncodingFailed, Overloaded, TooLarge, Unavailable
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, load_model
 from sparse_encoder.artifact import InputType, read_artifact
+from sparse_encoder.tokenizer import TokenisedText, Tokenizer
 from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
 from tests.tiny import SENTENCES, publish
@@ -373,3 +375,70 @@ async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
     encoder.release()
     assert len((await running).vectors) == len((await waiting).vectors) == len((await query).vectors) == 1
     assert engine.statistics().texts_in_flight == 0
+
+
+async def test_a_batch_that_cannot_be_finished_is_refused_before_it_is_tokenised_to_the_end(
+    engine: OneModel, encoder: ControlledEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.pace.tokens_per_second = 2.0
+    read: list[int] = []
+    encode_batch = Tokenizer.encode_batch
+
+    def counted(self: Tokenizer, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
+        read.append(len(texts))
+        return encode_batch(self, texts, max_length)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
+    monkeypatch.setattr("app.engine.engine.CHARACTERS_AT_ONCE", 300)
+    with pytest.raises(TooLarge, match=r"10 texts of 64 tokens take about 320 s, .* send at most 1 of them at once"):
+        await engine.vectors([" ".join(SENTENCES) * 9] * 10)
+    assert sum(read) == 2
+    assert engine.statistics().texts_in_flight == 0
+    engine.pace.tokens_per_second = None
+    assert len((await engine.vectors([" ".join(SENTENCES) * 9] * 10)).vectors) == 10
+
+
+async def test_clients_take_turns_and_do_not_wait_for_texts_of_each_other(
+    engine: OneModel, encoder: ControlledEncoder
+) -> None:
+    """Also where the text is the same: it is in the queue of each."""
+
+    def ask(client: str, text: str) -> asyncio.Task[Encoding]:
+        return asyncio.create_task(engine.encode(engine.model, [text], "document", client=client))
+
+    encoder.hold()
+    running = ask("many", "a")
+    await encoder.entered()
+    many = [ask("many", " ".join([text, *SENTENCES])) for text in "가나다라마"]  # each fills a batch
+    await queued(engine, 5)
+    few = ask("few", " ".join(["마", *SENTENCES]))
+    await queued(engine, 6)
+    encoder.release()
+    await asyncio.gather(running, *many, few)
+    (text,) = engine.model.tokenizer.encode_batch([" ".join(["마", *SENTENCES])], engine.model.max_length("document"))
+    assert [text.ids] in encoder.batches[1:3]
+    assert encoder.batches.count([text.ids]) == 2
+
+
+def test_parts_hold_every_text_once() -> None:
+    texts = ["가" * (n * 37 % 5000) for n in range(500)]
+    parts = list(in_parts(texts, 4000))
+    assert [text for part in parts for text in part] == texts
+    assert all(sum(min(len(text), 4000) for text in part[:-1]) < CHARACTERS_AT_ONCE for part in parts)
+    assert list(in_parts([], 4000)) == []
+
+
+@pytest.mark.parametrize("text", ["\ufdfa" * 500_000, "\ufdfa" * 250])
+async def test_a_text_that_unfolds_is_tokenised_in_a_thread(
+    engine: OneModel, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    threads: list[str] = []
+    encode_batch = Tokenizer.encode_batch
+
+    def seen(self: Tokenizer, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
+        threads.append(threading.current_thread().name)
+        return encode_batch(self, texts, max_length)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", seen)
+    await engine.vectors([text])
+    assert [name.partition("_")[0] for name in threads] == ["tokenise"]
