@@ -52,6 +52,7 @@ async def test_a_number_is_no_answer_to_whether_a_text_is_cut(settings: Settings
             assert response.status_code == 422
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_answer_is_one_that_is_described(tiny_artifact: Path) -> None:
     """What fits the description and what does not, for each route: a minute in all."""
