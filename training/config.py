@@ -28,6 +28,8 @@ def _ascending(band: tuple[float, float]) -> tuple[float, float]:
     return band
 
 
+PACKAGED = "package:"  #: ``package:name`` is a file in ``training/words``
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=3)]  #: of a text: [CLS], a token, [SEP]
 Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ascending)]
@@ -135,6 +137,7 @@ class DataConfig(Section):
     retrieval: str = "retrieval"
     retrieval_sets: tuple[RetrievalSet, ...] = ()
     held_out_percent: int = Field(default=10, ge=0, lt=100)  #: share of anchor terms that no training term pair holds
+    everyday: tuple[str, ...] = (f"{PACKAGED}everyday_queries.jsonl",)  #: see ``training.everyday``; never trained on
     origin: tuple[str, ...] = ()  #: where the data comes from and under which licence, for the model card
 
 
@@ -279,6 +282,7 @@ class GateConfig(Section):
     active_document: Band = (4.0, 256.0)
     source_preservation: Share = 0.0  #: share of held-out terms, at least; 0 = any
     synonym_activation: Share = 0.0
+    everyday: Share = 0.0  #: share of everyday queries with own words, three related ones and no look-alike, at least
     max_ndcg_drop: NonNegativeFloat = 0.01  #: nDCG@10 below the incumbent's that a retrieval set may have
 
 
@@ -341,6 +345,8 @@ class Config(Section):
         return self
 
     def data_path(self, relative: str) -> Path:
+        if relative.startswith(PACKAGED):
+            return Path(__file__).parent / "words" / relative.removeprefix(PACKAGED)
         return Path(self.data.root) / relative
 
     def data_source(self, path: str) -> Path | str:
