@@ -87,9 +87,11 @@ def test_the_vocabulary_holds_as_many_words_as_it_may(config: Config, trained: P
 
 def test_the_table_says_what_each_source_gave(config: Config, trained: Path) -> None:
     report = json.loads((trained / "related" / "report.json").read_text(encoding="utf-8"))
-    assert set(report["sources"]) == {"sample", "neighbours"}
-    assert report["sources"]["neighbours"]["rows"] > 100
+    assert set(report["alone"]) == {"sample", "neighbours"}
+    assert report["alone"]["neighbours"]["rows"] > 100
+    assert report["alone"]["sample"]["everyday"]["two_related"] == 0.0  # the sample has no corpus
     assert report["table"]["entries"] > 0
+    assert 0 <= report["table"]["everyday"]["all"] <= 1
     # every passage of the sample is trained on
     assert report["texts"]["sample"]["training passage"] > 10
     related = related_stage(Run(config, trained), vocabulary_stage(Run(config, trained)))

@@ -1,4 +1,4 @@
-"""Stage 2, of a vocabulary of words: the table of related words, and how many texts hold each word.
+"""Stage 1, second part, of a vocabulary of words: the table of related words, and how many texts hold each word.
 
 Nothing of it comes from term lists, so the words of held-out terms have the rows that any other word would have.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from training.config import CorpusWeights
 from training.corpora import Unseen, unseen_texts
+from training.everyday import DEPTH, Shown, everyday_figures, load_everyday
+from training.lexical import idf_of
+from training.related.alone import words_by_table
 from training.related.cooccurrence import Cooccurrence, cooccurrence
 from training.related.matrix import term_matrix
 from training.related.table import (
@@ -37,7 +40,7 @@ from training.words.cong import general_morphemes, open_cong
 _TABLE = "table.npz"
 _FREQUENCY = "frequency.npz"
 _COUNTS = "counts.json"
-REPORT = "report.json"
+_REPORT = "report.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +77,40 @@ def _make(run: Run, vocabulary: Vocabulary, passages: Sequence[str], folder: Pat
     general = general_morphemes(open_cong())
     targets = target_weights(pieces, vocabulary.roles, general, shares)
     rows = row_weights(pieces, general, shares)
-    table = combine(sources, settings.agreement, targets, rows, tables, settings.words)
+
+    def table_of(chosen: Sequence[Source]) -> sp.csr_matrix:
+        return combine(chosen, settings.agreement, targets, rows, tables, settings.words)
+
+    table = table_of(sources)
     sp.save_npz(folder / _TABLE, table)
     counted = [found[name] for name, weights in settings.corpora.items() if weights.feedback or weights.association]
     counted = counted or list(found.values())
     frequency = np.sum([corpus.frequency for corpus in counted], axis=0)
     np.savez(folder / _FREQUENCY, frequency=frequency, texts=sum(corpus.texts for corpus in counted))
-    write_json(folder / REPORT, _report(sources, texts, table))
+    first = next(iter(found.values()))
+    measure = _everyday(run, vocabulary, np.sqrt(idf_of(first.frequency, first.texts)))
+    alone = {}
+    for name in dict.fromkeys(source.name for source in sources):
+        named = [Source(name, source.names, source.names) for source in sources if source.name == name]
+        alone[name] = _size(together([source.names for source in named])) | measure(table_of(named))
+    report = {"texts": texts, "alone": alone, "table": _size(table) | measure(table)}
+    write_json(folder / _REPORT, report)
+
+
+def _everyday(
+    run: Run, vocabulary: Vocabulary, weights: NDArray[np.float32]
+) -> Callable[[sp.csr_matrix], dict[str, Any]]:
+    """What a person would see of a table alone who types the recipe's everyday queries, if it names any."""
+    queries, pieces, tables = load_everyday(run.config), vocabulary.pieces, vocabulary.tables
+    assert tables is not None
+    asked = [vocabulary.tokenizer.encode(query.query, add_special_tokens=False).ids for query in queries]
+
+    def measure(table: sp.csr_matrix) -> dict[str, Any]:
+        found = (words_by_table(ids, vocabulary.roles, tables, table, weights) for ids in asked)
+        shown = [Shown([pieces[i] for i in words[:DEPTH]]) for words in found]
+        return {"everyday": everyday_figures(queries, shown)} if queries else {}
+
+    return measure
 
 
 def _sources(run: Run, vocabulary: Vocabulary, found: dict[str, Cooccurrence]) -> list[Source]:
@@ -138,16 +168,6 @@ def _identity(vocabulary: Vocabulary) -> str:
     digest.update(np.array(vocabulary.roles.emitted_as, np.int32).tobytes())
     digest.update(vocabulary.tables.own_share.tobytes())
     return digest.hexdigest()[:12]
-
-
-def _report(sources: Sequence[Source], left_out: dict[str, Any], table: sp.csr_matrix) -> dict[str, Any]:
-    names = dict.fromkeys(source.name for source in sources)
-    by_name = {name: together([source.names for source in sources if source.name == name]) for name in names}
-    return {
-        "texts": left_out,
-        "sources": {name: _size(matrix) for name, matrix in by_name.items()},
-        "table": _size(table),
-    }
 
 
 def _size(matrix: sp.csr_matrix) -> dict[str, int]:
