@@ -14,7 +14,8 @@ from tqdm import tqdm
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
 from training.batches import by_length, pad
-from training.vocabulary import NEVER, Roles
+from training.objectives import OwnWords
+from training.vocabulary import Roles
 
 _OWN = 4.0
 _BATCH_TOKENS = 4096
@@ -26,7 +27,10 @@ def excess_bias(
 ) -> Tensor:
     """What to take off the bias of each emitted word, >= 0, when ``shift`` is added to all: [emitted]."""
     assert model.emitted is not None
-    column = torch.tensor([-1 if target == NEVER else int(model.column[target]) for target in roles.emitted_as])
+    own = OwnWords.of(
+        roles, model.emitted, torch.zeros(len(roles.emitted_as)), 1.0, getattr(model.mlm, "part_token", None)
+    )
+    has_table = model.lexical and bool(model.mlm.config.related)
     rows = [text.ids for text in tokenizer.encode_batch(texts, max_length) if text.content_tokens]
     logits = torch.empty((len(rows), len(model.emitted)))
     holders = torch.zeros(len(model.emitted))
@@ -35,12 +39,15 @@ def excess_bias(
             batch = pad([rows[place] for place in places])
             with torch.autocast("cpu", torch.bfloat16):
                 states = model.hidden_states(batch.input_ids, batch.attention_mask)
-            logits[places] = model.max_logits(states, batch.input_ids, batch.attention_mask, torch.bfloat16)
-            for place in places:
-                own = column[rows[place]].unique()
-                own = own[own >= 0]
-                logits[place, own] = -torch.inf
-                holders[own] += 1
+            maxima = model.max_logits(states, batch.input_ids, batch.attention_mask, torch.bfloat16)
+            if has_table:
+                maxima += model.related(states, batch.input_ids, batch.attention_mask)
+            logits[places] = maxima
+            held_rows, held_columns = own.held(batch.input_ids)
+            for row, place in enumerate(places):
+                columns = held_columns[held_rows == row].unique()
+                logits[place, columns] = -torch.inf
+                holders[columns] += 1
             bar.update(len(places))
     return _excess(logits + shift, holders, rate)
 

@@ -28,6 +28,8 @@ def _ascending(band: tuple[float, float]) -> tuple[float, float]:
     return band
 
 
+PACKAGED = "package:"  #: ``package:name`` is a file in ``training/words``
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=3)]  #: of a text: [CLS], a token, [SEP]
 Band = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_ascending)]
@@ -73,6 +75,27 @@ class TextSource(Section):
     max_lines: NonNegativeInt = 12_000
 
 
+class Corpus(Section):
+    """Running text: what its words are, how frequent, and which belong together. Files of one name are one corpus.
+
+    Each row's ``fields`` are one text; a file without fields (``.txt``) holds a text a line.
+    """
+
+    name: str
+    path: str
+    fields: tuple[str, ...] = ()
+    title: str = ""  #: the field that names what the row is about
+    characters: PositiveInt = 600  #: of a text; the table of related words reads its first 128 tokens
+    every: PositiveInt = 1  #: of so many rows one is read, when related words are looked for
+    weight: PositiveFloat = 1.0  #: of its words among those of the others, when words are chosen
+
+    @model_validator(mode="after")
+    def _title_is_a_field(self) -> Corpus:
+        if self.title and self.title not in self.fields:
+            raise ValueError(f"title {self.title!r}: name it among the fields, too")
+        return self
+
+
 class TermSource(Section):
     """Related terms; columns ``score`` and ``domain`` are used where a file has them."""
 
@@ -105,6 +128,7 @@ class DataConfig(Section):
     root: str = "data"  #: paths below are relative to it
     passages: tuple[PassageSource, ...] = ()
     texts: tuple[TextSource, ...] = ()
+    corpora: tuple[Corpus, ...] = ()
     terms: tuple[TermSource, ...] = ()
     triplets: tuple[TripletSource, ...] = ()
     max_bad_rows: NonNegativeInt = 0  #: unreadable rows that a file may have; they are logged and counted
@@ -113,13 +137,39 @@ class DataConfig(Section):
     retrieval: str = "retrieval"
     retrieval_sets: tuple[RetrievalSet, ...] = ()
     held_out_percent: int = Field(default=10, ge=0, lt=100)  #: share of anchor terms that no training term pair holds
+    everyday: tuple[str, ...] = (f"{PACKAGED}everyday_queries.jsonl",)  #: see ``training.everyday``; never trained on
     origin: tuple[str, ...] = ()  #: where the data comes from and under which licence, for the model card
 
 
 class VocabularyConfig(Section):
     size: int = Field(default=24_000, ge=100)
     characters_per_text: PositiveInt = 250
-    extend: bool = False  #: after ``size``, or a checkpoint's pieces, those that ``training.extension`` finds missing
+    extend: bool = False  #: after ``size``, those that ``training.extension`` finds missing
+    #: In place of a checkpoint's own vocabulary one of words, of which at most so many are emitted: `training.words`.
+    #: 32,768 are what OpenSearch's ``sparse_vector`` holds. 0 = none.
+    words: int = Field(default=0, ge=0, le=32_768)
+
+
+class CorpusWeights(Section):
+    """What a corpus says of the words that belong together."""
+
+    feedback: NonNegativeFloat = 1.0  #: weight of the words of the best passages (RM3)
+    association: NonNegativeFloat = 0.5  #: weight of the words that are there together (PMI)
+    depth: PositiveInt = 40  #: best passages of a word
+    shrinkage: PositiveFloat = 8.0  #: a word that so many texts hold counts half
+
+
+class RelatedConfig(Section):
+    """The table of related words, see `training.related`."""
+
+    words: PositiveInt = 40  #: of a row
+    #: By the name of the corpus; the first is the one that the others are measured by. One of no weight agrees only.
+    corpora: dict[str, CorpusWeights] = {}
+    neighbours: NonNegativeFloat = 0.6  #: weight of what can stand in a word's place (CoNg)
+    agreement: NonNegativeFloat = 0.35  #: for each further source that names it a related word weighs so much more
+    scale: PositiveFloat = 2.0  #: logit that the first word of a row gets from a word of weight 1 alone in its text
+    power: Share = 0.5  #: ``related_power`` of the model
+    closed: PositiveFloat = 1.5  #: logit below zero of a word that the head has no row for
 
 
 class ModelConfig(Section):
@@ -232,6 +282,7 @@ class GateConfig(Section):
     active_document: Band = (4.0, 256.0)
     source_preservation: Share = 0.0  #: share of held-out terms, at least; 0 = any
     synonym_activation: Share = 0.0
+    everyday: Share = 0.0  #: share of everyday queries with own words, three related ones and no look-alike, at least
     max_ndcg_drop: NonNegativeFloat = 0.01  #: nDCG@10 below the incumbent's that a retrieval set may have
 
 
@@ -252,6 +303,7 @@ class Config(Section):
     seed: int = Field(default=13, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
+    related: RelatedConfig = RelatedConfig()
     model: ModelConfig = ModelConfig()
     align: AlignConfig = AlignConfig()
     loss: LossConfig = LossConfig()
@@ -266,15 +318,35 @@ class Config(Section):
             for name, given in (("vocabulary.extend", self.vocabulary.extend), ("model.skip", self.model.skip)):
                 if given:
                     raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
-        if not self.model.e5_path and (self.model.start == "e5" or self.vocabulary.extend):
-            raise ValueError("model.e5_path: name the teacher's file; the start e5 and vocabulary.extend need it")
+        if not self.model.e5_path and self.model.start == "e5":
+            raise ValueError("model.e5_path: name the teacher's file; the start e5 needs it")
+        if self.vocabulary.extend and self.model.start == "checkpoint":
+            raise ValueError('vocabulary.extend: use vocabulary.words where model.start is "checkpoint"')
         if self.model.start == "fresh" and self.model.hidden_size % self.model.heads:
             raise ValueError(f"model.hidden_size {self.model.hidden_size}: no multiple of heads, {self.model.heads}")
         if self.mining.skip >= self.mining.depth:
             raise ValueError(f"mining.skip {self.mining.skip}: leaves none of the {self.mining.depth} of mining.depth")
         return self
 
+    @model_validator(mode="after")
+    def _words_have_corpora(self) -> Config:
+        if not self.vocabulary.words:
+            return self
+        if self.model.start != "checkpoint":
+            raise ValueError('vocabulary.words: needs model.start = "checkpoint", whose knowledge the words inherit')
+        names = {corpus.name for corpus in self.data.corpora}
+        if not names:
+            raise ValueError("vocabulary.words: name the texts that words are counted in, [[data.corpora]]")
+        if names != set(self.related.corpora):
+            raise ValueError(
+                f"related.corpora: give weights to {', '.join(sorted(names))}, the names of [[data.corpora]] "
+                f"(found {', '.join(self.related.corpora) or 'none'})"
+            )
+        return self
+
     def data_path(self, relative: str) -> Path:
+        if relative.startswith(PACKAGED):
+            return Path(__file__).parent / "words" / relative.removeprefix(PACKAGED)
         return Path(self.data.root) / relative
 
     def data_source(self, path: str) -> Path | str:

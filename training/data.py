@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.config import Config, ConfigError, PassageSource, TermSource
+from training.everyday import EverydayQuery, load_everyday
 from training.pairs import (
     NUMBERED,
     PassagePair,
@@ -80,10 +81,13 @@ def is_held_out(term: str, percent: int) -> bool:
 class LeakFilter:
     """Knows the evaluation texts and says which training rows repeat them."""
 
-    def __init__(self, sets: Iterable[RetrievalData], forbidden_terms: Iterable[str]) -> None:
+    def __init__(
+        self, sets: Iterable[RetrievalData], forbidden_terms: Iterable[str], everyday: Iterable[EverydayQuery] = ()
+    ) -> None:
         self._windows: set[str] = set()
         self._texts: set[str] = set()
         self._terms = {folded(term) for term in forbidden_terms}
+        self._asked = {frozenset((folded(row.query), folded(word))) for row in everyday for word in row.related}
         for data in sets:
             for text in itertools.chain(data.documents, data.queries):
                 key = folded(text)
@@ -97,13 +101,18 @@ class LeakFilter:
     def forbids(self, *terms: str) -> bool:
         return any(folded(term) in self._terms for term in terms)
 
+    def asks(self, term: str, related: str) -> bool:
+        """Whether the measure of everyday words looks for this pair, either way round."""
+        return frozenset((folded(term), folded(related))) in self._asked
+
 
 def load_training_data(config: Config) -> TrainingData:
     """Everything training may see, without what evaluation asks. Deterministic for a given config."""
     rng = random.Random(config.seed)
     sets = [load_retrieval(config, item.name) for item in config.data.retrieval_sets]
     forbid = {item.name for item in config.data.retrieval_sets if item.forbid_query_terms}
-    leak = LeakFilter(sets, (query for data in sets if data.name in forbid for query in data.queries))
+    forbidden = (query for data in sets if data.name in forbid for query in data.queries)
+    leak = LeakFilter(sets, forbidden, load_everyday(config))
     counts: Counter[str] = Counter()
     bad = BadRows(config.data.max_bad_rows)
     pairs = _load_pairs(config, leak, counts, rng, bad)
@@ -201,6 +210,8 @@ def _load_terms(
                 counts[f"{name} held out"] += 1
             elif is_held_out(row.related, percent):
                 counts[f"{name} holds a held-out term"] += 1
+            elif leak.asks(row.term, row.related):
+                counts[f"{name} everyday"] += 1
             else:
                 kept.append(row)
         used = kept[: source.max_pairs or None]
@@ -241,6 +252,8 @@ def _load_triplets(
                 counts[f"{name} held out"] += 1
             elif any(is_held_out(side, percent) for side in sides):
                 counts[f"{name} holds a held-out term"] += 1
+            elif leak.asks(row.anchor, row.positive):
+                counts[f"{name} everyday"] += 1
             elif source.max_triplets and kept == source.max_triplets:
                 counts[f"{name} beyond max_triplets"] += 1
             else:

@@ -88,6 +88,12 @@ class Search:
         )
         return cls(of_queries, of_documents, len(tokenizer.vocabulary))
 
+    def cut(self, top_k_query: int, top_k_document: int) -> Search:
+        """The same with the heaviest words of each vector only."""
+        queries = [vector.prune(top_k=top_k_query) for vector in self.queries]
+        documents = [vector.prune(top_k=top_k_document) for vector in self.documents]
+        return Search(queries, documents, self.vocabulary_size)
+
     def rank(self, queries: list[SparseVector] | None = None) -> list[Ranking]:
         """What each of ``queries``, else of the search's own, finds among the documents."""
         asked = to_matrix(self.queries if queries is None else queries, self.vocabulary_size)

@@ -17,6 +17,7 @@ def failed_gates(gate: GateConfig, evaluation: Evaluation, incumbents: Mapping[s
     fails; so does a retrieval set that the incumbent was measured on in another way.
     """
     failed = [*_active_words(gate, evaluation), *_terms(gate, evaluation)]
+    failed += _everyday(gate, evaluation)
     for version, incumbent in incumbents.items():
         failed += _ndcg(gate.max_ndcg_drop, evaluation, version, incumbent)
     return failed
@@ -46,6 +47,19 @@ def _terms(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
             yield f"{name.replace('_', ' ')} was not measured, must be at least {minimum:.3f}: name held-out terms"
         elif not share >= minimum:
             yield f"{name.replace('_', ' ')} is {share:.3f}, must be at least {minimum:.3f}"
+
+
+def _everyday(gate: GateConfig, evaluation: Evaluation) -> Iterator[str]:
+    share = (evaluation.get("everyday") or {}).get("all")
+    if not gate.everyday:
+        return
+    if share is None:
+        yield f"everyday words were not measured, must be at least {gate.everyday:.3f}: name a file in data.everyday"
+    elif not share >= gate.everyday:
+        yield (
+            f"everyday queries with own words, three related ones and no look-alike: {share:.3f}, must be at least "
+            f"{gate.everyday:.3f}"
+        )
 
 
 def _ndcg(max_loss: float, evaluation: Evaluation, version: str, incumbent: Evaluation) -> Iterator[str]:

@@ -19,11 +19,22 @@ def emitted_rows(tokenizer: Tokenizer, roles: Roles, texts: list[str], max_lengt
 
 
 def idf(rows: list[list[int]], vocabulary_size: int) -> NDArray[np.float32]:
-    """``log(1 + (N - df + .5) / (df + .5))`` (Robertson & Zaragoza 2009, as Lucene computes it): [vocabulary]."""
+    """``idf_of`` the words of texts, as ``emitted_rows`` gives them: [vocabulary]."""
     frequency = np.zeros(vocabulary_size, np.int64)
     for row in rows:
         frequency[list(set(row))] += 1
-    return np.log1p((len(rows) - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+    return idf_of(frequency, len(rows))
+
+
+def idf_of(frequency: NDArray[np.int64], texts: int) -> NDArray[np.float32]:
+    """``log(1 + (N - df + .5) / (df + .5))`` (Robertson & Zaragoza 2009, as Lucene computes it): [vocabulary]."""
+    return np.log1p((texts - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+
+
+def blended(few: NDArray[np.float32], many: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The idf of ``few`` texts, lowered half-way to that of ``many`` where a word is more frequent there: else all that
+    the few hardly hold would weigh the same."""
+    return np.minimum(few, (few + many) / 2)
 
 
 def own_weights(idf_values: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

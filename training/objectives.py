@@ -29,6 +29,8 @@ class OwnWords:
     column: Tensor  #: [vocabulary] column of the vectors under which a token is emitted, -1 = never
     weight: Tensor  #: [columns] weight of a word on its own
     average_length: float  #: own words in an average passage
+    parts: Tensor  #: [vocabulary, parts] columns of the words that a token speaks for beside its own, -1 = none
+    last: Tensor  #: [vocabulary] column under which a token is emitted in a text without any word, -1 = never
 
     @property
     def idf(self) -> Tensor:
@@ -36,15 +38,44 @@ class OwnWords:
         return self.weight**2
 
     @classmethod
-    def of(cls, roles: Roles, emitted: Tensor, own_weights: Tensor, average_length: float) -> OwnWords:
-        place = torch.full((len(roles.emitted_as),), -1)
+    def of(
+        cls,
+        roles: Roles,
+        emitted: Tensor,
+        own_weights: Tensor,
+        average_length: float,
+        part_token: Tensor | None = None,
+    ) -> OwnWords:
+        """``part_token`` [vocabulary, parts] as a LexicalBert has it; None for a model without."""
+        size = len(roles.emitted_as)
+        place = torch.full((size,), -1)
         place[emitted] = torch.arange(len(emitted))
-        target = torch.tensor(roles.emitted_as)
-        column = torch.where(target == NEVER, -1, place[target.clamp(min=0)])
-        return cls(column, own_weights[emitted], average_length)
+
+        def columns(target: Tensor) -> Tensor:
+            return torch.where(target == NEVER, -1, place[target.clamp(min=0).long()])
+
+        return cls(
+            columns(torch.tensor(roles.emitted_as)),
+            own_weights[emitted],
+            average_length,
+            columns(torch.zeros(size, 0, dtype=torch.long) if part_token is None else part_token.cpu()),
+            columns(torch.tensor(roles.last or [NEVER] * size)),
+        )
 
     def to(self, device: torch.device) -> OwnWords:
-        return OwnWords(self.column.to(device), self.weight.to(device), self.average_length)
+        tensors = (part.to(device) for part in (self.column, self.weight, self.parts, self.last))
+        column, weight, parts, last = tensors
+        return OwnWords(column, weight, self.average_length, parts, last)
+
+    def held(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows, columns) of all that the texts of a batch hold: own words, their parts, and what speaks for a text
+        without any; repeats kept."""
+        own = self.column[input_ids]
+        silent = (own < 0).all(1, keepdim=True)
+        own = torch.where(silent, self.last[input_ids], own)
+        places = torch.cat([own.unsqueeze(2), self.parts[input_ids]], 2).flatten(1)
+        rows = torch.arange(len(input_ids), device=input_ids.device).unsqueeze(1).expand_as(places)
+        return rows[places >= 0], places[places >= 0]
 
     def counts(self, input_ids: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor]:
         """(rows, columns, term frequency) of the distinct own words of a batch."""
@@ -100,11 +131,16 @@ class Objective(nn.Module):
         )
 
     def expansion_flops(
-        self, task: str, encoded: BatchVectors, own: Targets, idf: Tensor | None = None, unsupported: float = 0.0
+        self,
+        task: str,
+        encoded: BatchVectors,
+        held: tuple[Tensor, Tensor],
+        idf: Tensor | None = None,
+        unsupported: float = 0.0,
     ) -> Tensor:
-        """FLOPS of the words that a text does not hold; what its own words weigh is the lexical loss's to say. Words
-        that are off cost nothing, so nothing pushes them further down."""
-        rows, columns, _ = own
+        """FLOPS of the words that a text does not hold, by ``OwnWords.held``; what its own words weigh is the lexical
+        loss's to say. Words that are off cost nothing, so nothing pushes them further down."""
+        rows, columns = held
         weights = torch.relu(encoded.signed)
         if unsupported and encoded.supported is not None:
             weights = torch.where(encoded.supported, weights, (1 + unsupported) * weights)
@@ -156,8 +192,10 @@ class PassageObjective(Objective):
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp
             * (
-                config.flops_query * self.expansion_flops("query", query, of_query, idf, config.unsupported)
-                + config.flops_document * self.expansion_flops("document", passage, of_passage, idf, config.unsupported)
+                config.flops_query
+                * self.expansion_flops("query", query, self.own.held(query.input_ids), idf, config.unsupported)
+                + config.flops_document
+                * self.expansion_flops("document", passage, self.own.held(passage.input_ids), idf, config.unsupported)
             ),
         }
         if config.tail:
@@ -215,8 +253,8 @@ class TermObjective(Objective):
             "term flops": ramp
             * config.flops_query
             * (
-                self.expansion_flops("term", left, of_a, idf, config.unsupported)
-                + self.expansion_flops("term", right, of_b, idf, config.unsupported)
+                self.expansion_flops("term", left, self.own.held(left.input_ids), idf, config.unsupported)
+                + self.expansion_flops("term", right, self.own.held(right.input_ids), idf, config.unsupported)
             ),
         }
 

@@ -19,6 +19,7 @@ from training.stages.align import align_stage
 from training.stages.grow import grow_stage
 from training.stages.lexical import lexical_stage
 from training.stages.mine import mine_stage
+from training.stages.related import related_stage
 from training.stages.start import start_stage
 from training.stages.teacher import teacher_stage
 from training.stages.train import train_stage
@@ -54,15 +55,15 @@ def begin(config: Config, directory: Path) -> Run:
 
 def _stages(run: Run) -> Path:
     vocabulary = vocabulary_stage(run)
+    related = related_stage(run, vocabulary)
     teacher = teacher_stage(run, vocabulary)
-    lexical = lexical_stage(run, vocabulary)
+    lexical = lexical_stage(run, vocabulary, related)
     encoder = start_stage(run, vocabulary, lexical)
     if run.config.model.start == "e5":
         assert teacher
         encoder = align_stage(run, encoder, vocabulary, teacher, lexical)
-    elif run.config.model.start == "checkpoint" and run.config.vocabulary.extend:
-        assert teacher
-        encoder = grow_stage(run, encoder, vocabulary, teacher, lexical)
+    elif related:
+        encoder = grow_stage(run, encoder, vocabulary, related, lexical)
     module = _load(run, encoder)
     negatives = mine_stage(run, module, teacher)
     return train_stage(run, module, vocabulary, teacher, lexical, negatives)

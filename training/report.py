@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,21 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "| set | documents / queries | "
         + " | ".join(f"{name} (BM25)" for name in MEASURES)
-        + " | nDCG@10, inference-free queries | active query / document |",
-        "|---|---|" + "---|" * (len(MEASURES) + 2),
+        + f" | nDCG@10 at {_cut(report)} | nDCG@10, inference-free queries | active query / document |",
+        "|---|---|" + "---|" * (len(MEASURES) + 3),
     ]
     for name, row in report["retrieval"].items():
         figures = " | ".join(f"{row['sparse'][m]:.3f} ({row['bm25'][m]:.3f})" for m in MEASURES)
         lines.append(
             f"| {name} | {row['documents']:,} / {row['queries']:,} | {figures} "
+            f"| {row['short']['nDCG@10']:.3f} "
             f"| {row['inference_free']['nDCG@10']:.3f} | {row['active_query']:.0f} / {row['active_document']:.0f} |"
         )
+    if everyday := report.get("everyday"):
+        lines += ["", *_everyday(everyday)]
+    if empty := report.get("empty"):
+        counts = ", ".join(f"{row['empty']:,} of {row['texts']:,} {name}" for name, row in empty.items())
+        lines += ["", f"Texts whose vector is empty: {counts}."]
     if terms := report.get("terms"):
         lines += [
             "",
@@ -50,6 +57,28 @@ def table(report: dict[str, Any]) -> str:
             f"Of the reference's {REFERENCE_TOP} heaviest tokens of a held-out term {overlap:.1%} are among ours.",
         ]
     return "\n".join(lines)
+
+
+def _cut(report: dict[str, Any]) -> str:
+    cuts = {f"{row['short']['top_k_query']} / {row['short']['top_k_document']}" for row in report["retrieval"].values()}
+    return f"{', '.join(sorted(cuts)) or 'fewer'} words"
+
+
+def _everyday(everyday: dict[str, Any]) -> Iterator[str]:
+    """Shares of everyday queries, over all and by domain."""
+    names = {
+        "own": "own words whole",
+        "two_related": "two related",
+        "three_related": "three",
+        "no_look_alike": "no look-alike",
+        "all": "own + three + none",
+        "look_alike_rate": "look-alikes among added words",
+    }
+    names = {name: title for name, title in names.items() if name in everyday}
+    yield f"| everyday words | queries | {' | '.join(names.values())} |"
+    yield "|---|---|" + "---|" * len(names)
+    for domain, row in {"all": everyday, **everyday["domains"]}.items():
+        yield f"| {domain} | {row['queries']} | {' | '.join(f'{row[name]:.0%}' for name in names)} |"
 
 
 def plot(report: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from training.distributed import processes
 _SETTINGS = "config.json"
 _ORIGIN = "origin.json"
 _INPUTS = "inputs.txt"
-_FIXED_SECTIONS = ("seed", "data", "vocabulary", "model", "align")
+_FIXED_SECTIONS = ("seed", "data", "vocabulary", "related", "model", "align")
 
 
 @dataclass(frozen=True)

@@ -41,4 +41,5 @@ def _of_published(named: Path, out: Path) -> None:
     mlm = load_masked_lm(out)
     if not isinstance(mlm, LexicalBertForMaskedLM):
         raise RunError(f'model.checkpoint {named}: no LexicalBert; go on from it with model.start = "pretrained"')
-    Roles([int(token) for token in mlm.own_token]).save(out / "roles.json")
+    last = mlm.last_token.tolist() if mlm.config.parts else []
+    Roles(mlm.own_token.tolist(), last).save(out / "roles.json")

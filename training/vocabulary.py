@@ -108,6 +108,24 @@ def analyse(texts: Iterable[str], *, workers: int = 2) -> Counter[Word]:
     return words
 
 
+def save_words(words: Counter[Word], path: Path) -> None:
+    """A line a word: its segments, each with + for content and - for function, and how often it occurs."""
+    with path.open("w", encoding="utf-8") as file:
+        for word, n in words.items():
+            segments = " ".join(("+" if segment.content else "-") + segment.surface for segment in word)
+            file.write(f"{segments}\t{n}\n")
+
+
+def load_words(path: Path) -> Counter[Word]:
+    """What ``save_words`` wrote."""
+    words: Counter[Word] = Counter()
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            segments, n = line.rstrip("\n").split("\t")
+            words[tuple(Segment(part[1:], part[0] == "+") for part in segments.split(" "))] = int(n)
+    return words
+
+
 def _segment(text: str, start: int, end: int, label: list[tuple[int, bool]]) -> Word:
     segments: list[list[str]] = []
     keys: list[tuple[int, bool]] = []
@@ -278,13 +296,16 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
     )
 
 
-def build_tokenizer(pieces: list[str]) -> Tokenizer:
-    """WordPiece over ``pieces``: NFKC, middle dots and symbols as spaces, lower case, ``[CLS] text [SEP]``."""
+def build_tokenizer(pieces: list[str], *, strip_accents: bool = False) -> Tokenizer:
+    """WordPiece over ``pieces``: NFKC, middle dots and symbols as spaces, lower case, ``[CLS] text [SEP]``;
+    ``strip_accents``: without combining marks (café, and what makes an emoji of ❤)."""
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=64))
+    unaccented = [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()] if strip_accents else []
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFKC(),
+            *unaccented,
             normalizers.Replace(Regex(_SEPARATOR), " "),
             normalizers.BertNormalizer(lowercase=True, strip_accents=False, handle_chinese_chars=True),
         ]

@@ -58,10 +58,22 @@ def test_the_table_says_what_was_measured() -> None:
     figures = {"nDCG@10": 0.5, "MRR@10": 0.4, "R@100": 0.9}
     row = {
         **{"documents": 3, "queries": 1, "sparse": figures, "bm25": figures, "dense": figures},
-        **{"inference_free": figures, "active_query": 4.0, "active_document": 9.0},
+        **{"short": {"top_k_query": 24, "top_k_document": 128, **figures}, "inference_free": figures},
+        **{"active_query": 4.0, "active_document": 9.0},
     }
     domain = {"terms": 20, "source_preservation": 1.0, "synonym_activation": 0.25}
-    text = table({"retrieval": {"set": row}, "domains": {"법률": domain}, "reference_overlap": 0.5})
+    everyday = {"queries": 7, "own": 1.0, "two_related": 0.75, "three_related": 0.5, "no_look_alike": 0.9, "all": 0.25}
+    report = {"retrieval": {"set": row}, "domains": {"법률": domain}, "reference_overlap": 0.5}
+    text = table(
+        {
+            **report,
+            "everyday": {**everyday, "domains": {"생활": everyday}},
+            "empty": {"nouns": {"texts": 9, "empty": 2}},
+        }
+    )
+    assert "nDCG@10 at 24 / 128 words" in text
+    assert "| 생활 | 7 | 100% | 75% | 50% | 90% | 25% |" in text
+    assert "Texts whose vector is empty: 2 of 9 nouns." in text
     assert "| 법률 | 20 | 100.0% | 25.0% |" in text
     assert "dense teacher: set 0.500." in text
     assert "50.0% are among ours" in text

@@ -1,17 +1,12 @@
-"""What a vocabulary lacks: words that would be silent get a piece, and a trained model grows by it."""
+"""What a vocabulary lacks: words that would be silent get a piece."""
 
 from collections import Counter
 
 import pytest
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
-from sparse_encoder.model import SpladeModel
-from tests.training.test_student import PIECES, ROLES, installed
 from tests.training.test_vocabulary import emitted
 from training.extension import extend, syllables
-from training.growth import PieceKnowledge, grow
 from training.vocabulary import Roles, Segment, Word, assign_roles, build_pieces, build_tokenizer
 
 MERCURY, WATER, TOPIC = Segment("수은", True), Segment("물", True), Segment("은", False)
@@ -90,55 +85,3 @@ def test_older_pieces_keep_their_ids_and_roles(before: tuple[Tokenizer, Roles], 
     assert [after[0].id_to_token(i) for i in range(size)] == [before[0].id_to_token(i) for i in range(size)]
     assert after[1].emitted_as[:size] == before[1].emitted_as
     assert after[0].encode("물은 소에서").ids == before[0].encode("물은 소에서").ids
-
-
-NEW = len(PIECES)  #: 새말 and ##새말: read as 낱말3, near to 낱말0 to 낱말7
-
-
-@pytest.fixture(scope="module")
-def models() -> tuple[SpladeModel, SpladeModel, Tensor]:
-    splade, own = installed()
-    with torch.no_grad():
-        splade.mlm.own_weight.mul_(1.5)  # as if training had raised all
-    roles = Roles([*ROLES.emitted_as, NEW, NEW])
-    vectors = torch.randn((NEW + 2, 64), generator=torch.Generator().manual_seed(2))
-    vectors[5:13] = vectors[NEW] + 0.1 * vectors[5:13]
-    table = splade.mlm.get_input_embeddings().weight.detach()
-    known = PieceKnowledge(torch.cat([own, torch.full((2,), 2.0)]), vectors, torch.cat([table, table[8:10]]))
-    grown = grow(splade.mlm, roles, known)
-    grown.train(False)
-    return splade, SpladeModel(grown, roles.emitted), table
-
-
-def encode(model: SpladeModel, ids: list[int]) -> Tensor:
-    with torch.no_grad():
-        vectors: Tensor = model(torch.tensor([ids]), torch.ones((1, len(ids)), dtype=torch.long))
-        return vectors[0]
-
-
-def test_a_grown_model_gives_texts_of_old_words_the_vectors_that_they_had(
-    models: tuple[SpladeModel, SpladeModel, Tensor],
-) -> None:
-    old, grown, _ = models
-    text = [2, *range(20, 26), 46, 3]
-    torch.testing.assert_close(encode(grown, text)[:NEW], encode(old, text))
-
-
-def test_a_new_word_weighs_as_much_as_old_ones_came_to_and_is_read_as_the_teacher_reads_it(
-    models: tuple[SpladeModel, SpladeModel, Tensor],
-) -> None:
-    _, grown, table = models
-    for piece in (NEW, NEW + 1):  # both are emitted as the first
-        vector = encode(grown, [2, piece, 3])
-        assert float(vector[NEW]) == pytest.approx(2.0 * 1.5, rel=1e-4)
-        assert float(vector[NEW + 1]) == 0.0
-    new = grown.mlm.get_input_embeddings().weight[NEW]
-    closeness = torch.cosine_similarity(new.unsqueeze(0), table[5:45])
-    assert int(closeness.argmax()) == 3
-
-
-def test_a_new_word_comes_up_where_its_neighbours_do(models: tuple[SpladeModel, SpladeModel, Tensor]) -> None:
-    _, grown, _ = models
-    rows = grown.decoder.weight[5:45].detach()
-    torch.testing.assert_close(grown.decoder.weight[NEW].detach(), rows[:8].mean(0))
-    assert float(grown.decoder.bias[NEW].detach()) > -100 > float(grown.decoder.bias[NEW + 1].detach())

@@ -14,6 +14,7 @@ GATE = GateConfig(
     active_document=(20, 250),
     source_preservation=0.9,
     synonym_activation=0.3,
+    everyday=0.5,
     max_ndcg_drop=0.01,
 )
 
@@ -27,7 +28,7 @@ def evaluation() -> dict[str, Any]:
         "active_document": 248.0,
     }
     terms = {"source_preservation": 0.99, "synonym_activation": 0.39}
-    return {"terms": terms, "retrieval": {"alias": row, "law": copy.deepcopy(row)}}
+    return {"terms": terms, "everyday": {"all": 0.6}, "retrieval": {"alias": row, "law": copy.deepcopy(row)}}
 
 
 def test_good_figures_pass() -> None:
@@ -45,6 +46,11 @@ def test_good_figures_pass() -> None:
         (("terms", "source_preservation"), 0.5, "source preservation is 0.500, must be at least 0.900"),
         (("terms", "synonym_activation"), 0.299, "synonym activation is 0.299, must be at least 0.300"),
         (("terms", "synonym_activation"), math.nan, "synonym activation is nan, must be at least 0.300"),
+        (
+            ("everyday", "all"),
+            0.4,
+            "everyday queries with own words, three related ones and no look-alike: 0.400, must be at least 0.500",
+        ),
         (
             ("retrieval", "law", "sparse", "nDCG@10"),
             0.409,
@@ -82,10 +88,11 @@ def test_a_loss_within_the_margin_passes_and_every_incumbent_counts() -> None:
 
 def test_what_was_not_measured_fails() -> None:
     measured = evaluation()
-    del measured["terms"], measured["retrieval"]["law"]
+    del measured["terms"], measured["everyday"], measured["retrieval"]["law"]
     assert failed_gates(GATE, measured, {"v1": evaluation()}) == [
         "source preservation was not measured, must be at least 0.900: name held-out terms",
         "synonym activation was not measured, must be at least 0.300: name held-out terms",
+        "everyday words were not measured, must be at least 0.500: name a file in data.everyday",
         "law: not measured, but v1 was: measure it too",
     ]
     assert failed_gates(GateConfig(), {}, {}) == ["active words were not measured: the recipe names no retrieval set"]

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sparse_encoder.model import MaxLogits
 from training import losses
 from training.module import FadingRelu
-from training.objectives import OwnWords
+from training.objectives import BatchVectors, Objective, OwnWords
 from training.vocabulary import Roles
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -117,6 +118,13 @@ def test_tiled_head_gives_the_values_and_gradients_of_the_dense_one() -> None:
             torch.testing.assert_close(leaf.grad, copy.grad, rtol=1e-4, atol=1e-5)
 
 
+class _Seen(nn.Module):
+    """Takes the place of the encoder, which keeps what is usual."""
+
+    def observe(self, task: str, weights: Tensor) -> Tensor:
+        return weights.mean(0)
+
+
 def test_own_words_are_counted_under_the_form_they_are_emitted_as() -> None:
     roles = Roles([-1, -1, -1, -1, -1, 5, 5, -1, 8])  # 6 is ##5, 7 a particle
     own = OwnWords.of(roles, torch.tensor([5, 8]), torch.arange(9.0), average_length=3.0)
@@ -126,6 +134,29 @@ def test_own_words_are_counted_under_the_form_they_are_emitted_as() -> None:
     assert own.query_targets(ids, 2)[2].tolist() == [5.0, 8.0]
     # BM25: tf 1 in a text of average length weighs 1, tf 2 weighs 2 (1 + k1) / (2 + k1)
     assert own.document_targets(ids, 2)[2].tolist() == pytest.approx([5.0 * 2 * 2.2 / 3.2, 8.0])
+
+
+def test_a_text_holds_the_parts_of_its_words_and_what_speaks_for_it_when_none_does() -> None:
+    roles = Roles([-1, -1, -1, -1, -1, 5, 5, -1, 8], [-1, -1, -1, -1, -1, 5, 5, 7, 8])  # 7 speaks as a last resort
+    parts = torch.full((9, 2), -1, dtype=torch.int32)
+    parts[5, 0] = 8  # 5 also for 8
+    own = OwnWords.of(roles, roles.emitted, torch.arange(9.0), 3.0, parts)
+    rows, columns = own.held(torch.tensor([[2, 5, 7, 3, 0], [2, 7, 3, 0, 0], [2, 6, 3, 0, 0]]))
+    held = {(int(row), int(roles.emitted[column])) for row, column in zip(rows, columns, strict=True)}
+    assert held == {(0, 5), (0, 8), (1, 7), (2, 5)}
+    assert own.counts(torch.tensor([[2, 5, 7, 3, 0]]), 3)[1].tolist() == [0]  # no target of a loss
+
+
+def test_words_that_a_text_holds_cost_no_flops() -> None:
+    roles = Roles([-1, 1, 2, 3], [-1, 1, 2, 3])
+    own = OwnWords.of(roles, roles.emitted, torch.ones(4), 3.0, torch.tensor([[-1], [2], [-1], [-1]]))
+    vectors = torch.tensor([[2.0, 1.0, 0.0]])  # of a text of 1, which speaks for 2, too
+    ids = torch.tensor([[0, 1, 0]])
+    encoded = BatchVectors(vectors, vectors, ids, None, torch.zeros(1, 0))
+    objective = Objective(nn.ModuleList([_Seen()]))
+    assert float(objective.expansion_flops("query", encoded, own.held(ids))) == 0.0
+    other = BatchVectors(vectors, torch.tensor([[2.0, 1.0, 3.0]]), ids, None, torch.zeros(1, 0))
+    assert float(objective.expansion_flops("query", other, own.held(ids))) > 0.0
 
 
 def test_further_columns_are_further_negatives() -> None:

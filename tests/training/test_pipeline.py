@@ -34,18 +34,13 @@ from training import losses
 from training.config import Config, ModelConfig, RunError, load_config
 from training.data import load_training_data
 from training.fit import Progress, SparseModel, Watch
-from training.growth import PieceKnowledge, grow
 from training.module import load_module
 from training.pipeline import train
 from training.run import Run
 from training.stages.evaluate import TextEncoder, top_overlap
-from training.stages.grow import grow_stage
-from training.stages.lexical import lexical_stage
 from training.stages.publish import Publication, previous_token_ids
-from training.stages.start import save_module
 from training.stages.teacher import teacher_stage
 from training.stages.vocabulary import vocabulary_stage
-from training.student import mean_piece_embeddings
 from training.trained import trained_checkpoint
 from training.validation import Validation
 from training.vocabulary import Roles
@@ -137,31 +132,6 @@ def test_training_goes_on_from_what_was_published(run: Path, artifact: Artifact,
     assert trained_checkpoint(Run(config, tmp_path)) == start
 
 
-def test_training_goes_on_with_more_pieces(run: Path, artifact: Artifact, tmp_path: Path) -> None:
-    config = load_config(ROOT / RECIPE)
-    model = ModelConfig(start="checkpoint", checkpoint=str(artifact.path))
-    extended = config.vocabulary.model_copy(update={"extend": True})
-    going = Run(config.model_copy(update={"model": model, "vocabulary": extended}), tmp_path)
-    vocabulary = vocabulary_stage(going)
-    size = vocabulary.tokenizer.get_vocab_size()
-    assert size > artifact.manifest.vocabulary_size
-    random = torch.Generator().manual_seed(0)
-    vectors, embeddings = (torch.randn((size, 16), generator=random) for _ in range(2))
-    known = PieceKnowledge(torch.ones(size), vectors, embeddings)
-    mlm = load_masked_lm(trained_checkpoint(going))
-    assert isinstance(mlm, LexicalBertForMaskedLM)
-    save_module(grow(mlm, vocabulary.roles, known), vocabulary, tmp_path / "grown")
-    module = load_module(tmp_path / "grown", max_tokens={"query": 32, "document": 32}, bf16=False).eval()
-    old, new = Tokenizer.from_file(str(artifact.path / "tokenizer.json")), module.tokenizer
-    same = [golden for golden in artifact.golden() if old.encode(golden.text).ids == new.encode(golden.text).ids]
-    assert same
-    for golden in same:
-        (vector,) = module(module.preprocess([golden.text], task="document"))["sentence_embedding"].detach()
-        ids = module.roles.emitted[vector.nonzero()[:, 0]].tolist()
-        assert [i for i in ids if i < artifact.manifest.vocabulary_size] == sorted(golden.ids)
-    assert vocabulary_stage(going).roles == vocabulary.roles
-
-
 def test_training_does_not_go_on_from_nothing(tmp_path: Path) -> None:
     model = ModelConfig(start="checkpoint", checkpoint=str(tmp_path / "missing"))
     with pytest.raises(RunError, match="name the train/final of a run, or a published model"):
@@ -206,29 +176,6 @@ def tiny_teacher(monkeypatch: pytest.MonkeyPatch) -> tuple[BertModel, Tokenizer]
     teacher, tokenizer = tiny_bert()
     monkeypatch.setattr("training.stages.teacher.load_e5", lambda path: (teacher, tokenizer))
     return teacher, tokenizer
-
-
-def test_new_pieces_are_known_by_the_teachers_vectors_and_embeddings(
-    run: Path, tmp_path: Path, tiny_teacher: tuple[BertModel, Tokenizer]
-) -> None:
-    config = going_on(run)
-    config = config.model_copy(update={"vocabulary": config.vocabulary.model_copy(update={"extend": True})})
-    going = Run(config, tmp_path)
-    vocabulary = vocabulary_stage(going)
-    teacher, lexical = teacher_stage(going, vocabulary), lexical_stage(going, vocabulary)
-    assert teacher
-    grown = grow_stage(going, trained_checkpoint(going), vocabulary, teacher, lexical)
-    known = PieceKnowledge(
-        own_weights=lexical.own,
-        word_vectors=torch.from_numpy(teacher.words).float(),
-        embeddings=mean_piece_embeddings(*tiny_teacher, vocabulary.pieces),
-    )
-    trained = load_masked_lm(run / "train" / "final")
-    assert isinstance(trained, LexicalBertForMaskedLM)
-    expected = grow(trained, vocabulary.roles, known).state_dict()
-    assert len(expected["own_weight"]) > len(trained.own_weight)
-    for name, tensor in load_masked_lm(grown).state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
 def test_a_teacher_with_larger_vectors_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

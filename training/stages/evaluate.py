@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from kiwipiepy import Kiwi
+from torch import Tensor
 
 from sparse_encoder.artifact import ArtifactError, read_artifact
 from sparse_encoder.model import SpladeModel
@@ -19,7 +21,9 @@ from sparse_encoder.vector import SparseVector
 from training.config import Config
 from training.data import RetrievalData, load_retrieval
 from training.e5 import DenseTeacher, load_e5
+from training.empties import empty_counts
 from training.encode import Search, Side, encode
+from training.everyday import DEPTH, Shown, by_domain, everyday_figures, load_everyday, written
 from training.export import export, weights_hash
 from training.pairs import TermPair
 from training.report import REFERENCE_TOP, TOP, plot, table
@@ -34,6 +38,8 @@ _BM25_TAGS = frozenset(_BM25_TAG_NAMES.split())
 EXPORT = "export"  #: the weights that ship
 REPORT = Path("evaluation", "report.json")
 _DENSE_TOKENS = 256
+_SHORT_QUERY, _SHORT_DOCUMENT = 24, 128  #: words of vectors that are cheap to search, measured beside the recipe's
+_SHOWN_TOKENS = 32  #: of a term or an everyday query that are read
 _DOMAIN_TERMS = 20  #: fewer terms give no figure
 
 
@@ -44,11 +50,33 @@ class TextEncoder:
     model: SpladeModel
     tokenizer: Tokenizer
     query_tokens: QueryTokens  #: for queries without the model
+    roles: Roles
 
     def top_words(self, texts: list[str], count: int) -> list[list[str]]:
-        """The heaviest ``count`` tokens of each text, cut after 32 tokens, as they are written in the vocabulary."""
-        vectors = encode(self.model, self.tokenizer, texts, max_length=32, top_k=count, bf16=True)
+        """The heaviest ``count`` tokens of each short text, as they are written in the vocabulary."""
+        vectors = encode(self.model, self.tokenizer, texts, max_length=_SHOWN_TOKENS, top_k=count, bf16=True)
         return [[self.tokenizer.vocabulary[i] for i in vector.ids] for vector in vectors]
+
+    def shown(self, texts: list[str]) -> list[Shown]:
+        """What the measure of everyday words looks at."""
+        tops = self.top_words(texts, DEPTH)
+        if not (self.model.lexical and self.model.mlm.config.related):
+            return [Shown(top) for top in tops]
+        return [Shown(top, *self._spoken(text)) for text, top in zip(texts, tops, strict=True)]
+
+    def _spoken(self, text: str) -> tuple[frozenset[str], frozenset[str]]:
+        """What the tokens of a text are emitted as, parts included, and what the table names for its words."""
+        mlm = self.model.mlm
+        (tokenised,) = self.tokenizer.encode_batch([text], _SHOWN_TOKENS)
+        ids = torch.tensor([tokenised.ids], device=mlm.own_token.device)
+        own = mlm.own_words(ids, torch.ones_like(ids))
+        words = own.tokens[:, : own.length][own.speaks]
+        named = mlm.related_token[words]
+
+        def names(tokens: Tensor) -> frozenset[str]:
+            return frozenset(written(self.tokenizer.vocabulary[i]) for i in tokens[tokens >= 0].tolist())
+
+        return names(own.tokens), names(named)
 
     @classmethod
     def from_artifact(cls, path: Path) -> TextEncoder:
@@ -58,7 +86,9 @@ class TextEncoder:
         queries = QueryTokens.read(path, manifest.vocabulary_size)
         if queries is None:
             raise ArtifactError(f"{path}: has no query tokens: publish it again")
-        return cls(SpladeModel.from_pretrained(path, list(manifest.never_emitted_ids)), tokenizer, queries)
+        model = SpladeModel.from_pretrained(path, list(manifest.never_emitted_ids))
+        last = model.mlm.last_token.tolist() if model.lexical and model.mlm.config.parts else []
+        return cls(model, tokenizer, queries, Roles(queries.emitted_as.tolist(), last))
 
     @classmethod
     def from_export(cls, run: Path) -> TextEncoder:
@@ -67,7 +97,7 @@ class TextEncoder:
         roles = Roles.load(path / "roles.json")
         model = SpladeModel.from_pretrained(path, roles.never_emitted)
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
-        return cls(model, tokenizer, query_tokens(run, roles, default=False))
+        return cls(model, tokenizer, query_tokens(run, roles, default=False), roles)
 
 
 def morphemes(texts: list[str], workers: int = 2) -> list[list[str]]:
@@ -93,7 +123,8 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """For each retrieval set the measures of the encoder and of BM25 over the whole corpus, and active words.
 
-    ``inference_free``: the same documents, queries by ``query_tokens``. ``dense``: a dense encoder to compare with.
+    ``short``: the same vectors, cut to ``_SHORT_QUERY`` and ``_SHORT_DOCUMENT`` words. ``inference_free``: the same
+    documents, queries by ``query_tokens``. ``dense``: a dense encoder to compare with.
     """
     settings = config.publish
     results: dict[str, Any] = {}
@@ -102,20 +133,27 @@ def evaluate_retrieval(
         chosen = choose_queries(data, query_limit)
         texts = [data.queries[i] for i in chosen]
         relevant = [data.relevant[i] for i in chosen]
-        search = Search.encode(
+        whole = Search.encode(
             encoder.model,
             encoder.tokenizer,
-            Side(texts, settings.max_length_query, settings.top_k_query),
-            Side(data.documents, settings.max_length_document, settings.top_k_document),
+            Side(texts, settings.max_length_query, max(settings.top_k_query, _SHORT_QUERY)),
+            Side(data.documents, settings.max_length_document, max(settings.top_k_document, _SHORT_DOCUMENT)),
             bf16=True,
             description=item.name,
         )
+        search = whole.cut(settings.top_k_query, settings.top_k_document)
+        short = whole.cut(_SHORT_QUERY, _SHORT_DOCUMENT)
         tokenised = encoder.tokenizer.encode_batch(texts, settings.max_length_query)
         own = [encoder.query_tokens.vector(text.ids).prune(top_k=settings.top_k_query) for text in tokenised]
         results[item.name] = {
             "documents": len(data.documents),
             "queries": len(texts),
             "sparse": measure(search.rank(), relevant, data.document_ids),
+            "short": {
+                "top_k_query": _SHORT_QUERY,
+                "top_k_document": _SHORT_DOCUMENT,
+                **measure(short.rank(), relevant, data.document_ids),
+            },
             "inference_free": measure(search.rank(own), relevant, data.document_ids),
             "bm25": measure(rank_bm25(morphemes(data.documents), morphemes(texts)), relevant, data.document_ids),
             "active_query": float(np.mean([len(v) for v in search.queries])),
@@ -250,5 +288,9 @@ def evaluate(
             report["domains"] = domains
         if reference is not None:
             report["reference_overlap"] = top_overlap(list(words.values()), reference.top_words(terms, REFERENCE_TOP))
+    if everyday := load_everyday(config):
+        shown = encoder.shown([row.query for row in everyday])
+        report["everyday"] = {**everyday_figures(everyday, shown), "domains": by_domain(everyday, shown)}
+    report["empty"] = empty_counts(config, encoder.tokenizer, encoder.roles)
     report["retrieval"] = evaluate_retrieval(config, encoder, query_limit=query_limit, dense=dense)
     return report

@@ -1,35 +1,38 @@
-"""Stage 6, where a run goes on from a checkpoint and extends its vocabulary: the encoder gets the new pieces."""
+"""Stage 6, where a run goes on from a checkpoint with a vocabulary of words: the encoder under it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from tokenizers import Tokenizer
 
 from sparse_encoder.model import load_masked_lm
 from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
-from training.growth import PieceKnowledge, grow
+from training.growth import WordKnowledge, grow
 from training.run import Run
 from training.stages.lexical import LexicalWeights
+from training.stages.related import RelatedWords
 from training.stages.start import save_module
-from training.stages.teacher import TeacherVectors, load_teacher
 from training.stages.vocabulary import Vocabulary
-from training.student import mean_piece_embeddings
+from training.words.cong import general_morphemes, open_cong
 
 
-def grow_stage(
-    run: Run, started: Path, vocabulary: Vocabulary, teacher: TeacherVectors, lexical: LexicalWeights
-) -> Path:
-    """The directory of the LexicalBert ``started`` under a vocabulary with more pieces."""
+def grow_stage(run: Run, started: Path, vocabulary: Vocabulary, related: RelatedWords, lexical: LexicalWeights) -> Path:
+    """The directory of the LexicalBert ``started`` under a vocabulary of words, with its table of related words."""
 
     def make(folder: Path) -> None:
-        mlm, e5 = load_masked_lm(started), load_teacher(run)
+        mlm = load_masked_lm(started)
         assert isinstance(mlm, LexicalBertForMaskedLM)
-        known = PieceKnowledge(
-            own_weights=lexical.own,
-            word_vectors=torch.from_numpy(teacher.words).float(),
-            embeddings=mean_piece_embeddings(e5.model, e5.tokenizer, vocabulary.pieces),
+        assert vocabulary.tables is not None
+        known = WordKnowledge(
+            vocabulary.pieces,
+            vocabulary.roles,
+            vocabulary.tables,
+            related.table,
+            lexical.own,
+            general_morphemes(open_cong()),
         )
-        save_module(grow(mlm, vocabulary.roles, known), vocabulary, folder)
+        tokenizer = Tokenizer.from_file(str(started / "tokenizer.json"))
+        save_module(grow(mlm, tokenizer, known, run.config.related), vocabulary, folder)
 
     return run.result("grown", make)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sparse_encoder.query_tokens import NEVER, QueryTokens
 from training.config import RunError
-from training.lexical import emitted_rows, idf, own_weights
+from training.lexical import blended, emitted_rows, idf, idf_of, own_weights
 from training.run import Run
+from training.stages.related import RelatedWords
 from training.stages.vocabulary import Vocabulary
 from training.vocabulary import Roles
 
@@ -29,7 +30,8 @@ class LexicalWeights:
     passage_length: float  #: own words of an average passage
 
 
-def lexical_stage(run: Run, vocabulary: Vocabulary) -> LexicalWeights:
+def lexical_stage(run: Run, vocabulary: Vocabulary, related: RelatedWords | None = None) -> LexicalWeights:
+    """``related``: by its corpora, which hold more words than the training passages, as well."""
     config = run.config
 
     def make(folder: Path) -> None:
@@ -39,7 +41,10 @@ def lexical_stage(run: Run, vocabulary: Vocabulary) -> LexicalWeights:
         texts = texts or [side for pair in data.terms for side in (pair.term, pair.related)]
         rows = emitted_rows(vocabulary.tokenizer, vocabulary.roles, texts, _TOKENS)
         length = float(np.mean([min(len(row), config.train.document_tokens * 0.6) for row in rows]))
-        np.save(folder / _IDF, idf(rows, vocabulary.tokenizer.get_vocab_size()))
+        values = idf(rows, vocabulary.tokenizer.get_vocab_size())
+        if related:
+            values = blended(values, idf_of(related.frequency, related.texts))
+        np.save(folder / _IDF, values)
         (folder / _LENGTH).write_text(json.dumps(length), encoding="utf-8")
 
     out = run.result(_NAME, make, inputs=f"document_tokens {config.train.document_tokens}")

@@ -161,7 +161,8 @@ def train_stage(
     config, out = run.config, run.path / _TRAIN
     roles, device = vocabulary.roles, processes(config.train).device
     model = SparseModel(modules=[module], device=str(device))
-    own = OwnWords.of(roles, roles.emitted, lexical.own, lexical.passage_length).to(device)
+    parts = getattr(module.splade.mlm, "part_token", None)
+    own = OwnWords.of(roles, roles.emitted, lexical.own, lexical.passage_length, parts).to(device)
     tables, body = split_parameters(module)
     groups: list[dict[str, Any]] = [
         {"params": tables, "lr": config.train.embedding_learning_rate},

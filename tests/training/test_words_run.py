@@ -1,0 +1,162 @@
+"""The line from a trained checkpoint to one under a vocabulary of words, on the sample: every stage once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparse_encoder.model import load_masked_lm
+from sparse_encoder.modeling_lexical_bert import LexicalBertForMaskedLM
+from sparse_encoder.packed import pack, unpack
+from sparse_encoder.query_tokens import QueryTokens
+from tests.training.commands import ROOT, recipe_with
+from training.config import Config, RunError, load_config
+from training.export import export
+from training.module import load_module
+from training.pipeline import train
+from training.run import Run, record_origin
+from training.stages import publish
+from training.stages import related as related_stage_module
+from training.stages.related import related_stage
+from training.stages.start import fresh_model, save_module
+from training.stages.vocabulary import Vocabulary, vocabulary_stage
+from training.trained import trained_checkpoint
+from training.vocabulary import NEVER, Roles, analyse, build_vocabulary
+
+SAMPLE = ROOT / "training" / "sample"
+MOST = 4_000
+WORDS = f"""
+[[data.corpora]]
+name = "sample"
+path = "passages.jsonl"
+fields = ["title", "text"]
+title = "title"
+
+[vocabulary]
+words = {MOST}
+
+[related]
+words = 8
+
+[related.corpora.sample]
+shrinkage = 1
+"""
+pytestmark = pytest.mark.timeout(240)  # the analyser is loaded several times
+TENSORS = ("own_token", "last_token", "part_token", "own_share", "related_token", "related_weight")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("start")
+    fresh = load_config(SAMPLE / "recipe.toml", data_root=SAMPLE)
+    sentences = [json.loads(line)["text"] for line in (SAMPLE / "passages.jsonl").read_text().splitlines()]
+    tokenizer, roles = build_vocabulary(analyse(sentences, workers=1), 1500, folder / "vocabulary")
+    model = fresh_model(fresh, roles, torch.ones(len(roles.emitted_as)))
+    save_module(model, Vocabulary(tokenizer, roles), folder / "trained")
+    recipe = recipe_with(
+        folder / "recipe.toml",
+        ("[vocabulary]\nsize = 1500\n", WORDS),
+        ('start = "fresh"', f'start = "checkpoint"\ncheckpoint = "{folder / "trained"}"\ne5_path = ""'),
+        ("steps = 20\n", "steps = 2\n"),
+        ("[publish]", "[publish]\nmax_expansion_rate = 0.2"),
+    )
+    return load_config(recipe, data_root=SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def trained(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's directory."""
+    run = tmp_path_factory.mktemp("run")
+    record_origin(run, Path("recipe.toml"))
+    train(config, run)
+    return run
+
+
+def test_the_vocabulary_holds_as_many_words_as_it_may(config: Config, trained: Path) -> None:
+    vocabulary = vocabulary_stage(Run(config, trained))
+    report = json.loads((trained / "words" / "report.json").read_text(encoding="utf-8"))
+    assert len(vocabulary.roles.emitted) == report["emitted"] == MOST
+    assert report["pieces"] == len(vocabulary.pieces) > MOST
+    assert {"everyday", "letters"} <= set(report["new words by source"])
+    assert vocabulary.neighbours is not None
+    assert vocabulary.neighbours.nnz > 0
+
+
+def test_the_table_says_what_each_source_gave(config: Config, trained: Path) -> None:
+    report = json.loads((trained / "related" / "report.json").read_text(encoding="utf-8"))
+    assert set(report["alone"]) == {"sample", "neighbours"}
+    assert report["alone"]["neighbours"]["rows"] > 100
+    assert report["alone"]["sample"]["everyday"]["two_related"] == 0.0  # the sample has no corpus
+    assert report["table"]["entries"] > 0
+    assert 0 <= report["table"]["everyday"]["all"] <= 1
+    # every passage of the sample is trained on
+    assert report["texts"]["sample"]["training passage"] > 10
+    related = related_stage(Run(config, trained), vocabulary_stage(Run(config, trained)))
+    assert related
+    assert np.diff(related.table.indptr).max() == 8
+
+
+def test_a_stopped_run_goes_on_from_the_sources_that_it_has(
+    config: Config, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("words", "morphemes", "related.sources"):
+        (tmp_path / name).symlink_to(trained / name)
+    monkeypatch.setattr(related_stage_module, "cooccurrence", None)  # is not asked again
+    run = Run(config, tmp_path)
+    again = related_stage(run, vocabulary_stage(run))
+    before = related_stage(Run(config, trained), vocabulary_stage(run))
+    assert again
+    assert before
+    assert (again.table.toarray() == before.table.toarray()).all()
+
+
+def test_a_trained_model_of_words_ships_as_it_is(config: Config, trained: Path, tmp_path: Path) -> None:
+    final = trained / "train" / "final"
+    grown, learned = load_file(trained / "grown" / "model.safetensors"), load_file(final / "model.safetensors")
+    assert not torch.equal(grown["decoder.weight"], learned["decoder.weight"])
+    run = Run(config, trained)
+    export(final, trained / "export", config, run.data)
+    shipped = load_file(trained / "export" / "model.safetensors")
+    for name in TENSORS:
+        torch.testing.assert_close(shipped[name], grown[name], rtol=0, atol=0, msg=name)
+    roles = vocabulary_stage(run).roles
+    assert Roles.load(trained / "export" / "roles.json") == roles
+
+    artifact = publish.write(config, trained, tmp_path, {}, {})
+    tokens = QueryTokens.read(artifact, len(roles.emitted_as))
+    assert tokens
+    assert tokens.emitted_as.tolist() == roles.emitted_as
+    unpacked = unpack(pack(artifact, tmp_path / "packed"), tmp_path / "unpacked")
+    assert (unpacked.path / "model.safetensors").read_bytes() == (artifact / "model.safetensors").read_bytes()
+
+    going = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": str(artifact)})})
+    start = trained_checkpoint(Run(going, tmp_path / "further"))
+    assert Roles.load(start / "roles.json") == roles
+
+
+def test_related_words_come_up_and_parts_count_as_own_words(config: Config, trained: Path) -> None:
+    model = load_masked_lm(trained / "grown")
+    assert isinstance(model, LexicalBertForMaskedLM)
+    with_parts = (model.part_token[:, 0] != NEVER).nonzero()[:, 0]
+    word = next(int(i) for i in with_parts if int(model.own_token[i]) == int(i) and int(model.related_token[i, 0]) >= 0)
+    module = load_module(trained / "grown", max_tokens={"query": 8, "document": 8}, bf16=False).eval()
+    features = module({"input_ids": torch.tensor([[2, word, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)})
+    (vector,) = features["sentence_embedding"].detach()
+    weights = dict(zip(module.roles.emitted.tolist(), vector.tolist(), strict=True))
+    assert weights[word] > 0
+    assert weights[int(model.part_token[word, 0])] > 0
+    assert int(model.related_token[word, 0]) not in (word, int(model.part_token[word, 0]))
+
+
+def test_a_checkpoint_that_is_no_lexical_bert_is_refused(config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    Roles([NEVER]).save(folder / "roles.json")
+    other = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": str(folder)})})
+
+    with pytest.raises(RunError, match="is no LexicalBert: leave it out"):
+        vocabulary_stage(Run(other, tmp_path / "run"))
