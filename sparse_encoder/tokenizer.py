@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
 
 PAD_TOKEN = "[PAD]"
+#: Share of a window that the next one has as well, at least: what a border cuts in two is whole in one of them.
+WINDOW_OVERLAP = 1 / 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -63,11 +65,20 @@ class Tokenizer:
         return cls(backend)
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
-        """One `TokenisedText` for each text, in order; other threads run during most of the work.
+        """One `TokenisedText` for each text, in order: the first window of `encode_windows`.
+
+        :raises ValueError: if `max_length` leaves no room for content.
+        """
+        return [text for (text,) in self.encode_windows(texts, max_length, 1)]
+
+    def encode_windows(self, texts: Sequence[str], max_length: int, most: int) -> list[list[TokenisedText]]:
+        """For each text its windows, in order; other threads run during most of the work.
 
         Texts are put in Unicode normal form C, so that decomposed Hangul (as macOS writes it) equals composed Hangul.
         A lone surrogate, which no UTF-8 text has but JSON escapes can spell, counts as U+FFFD. What is longer than
-        `max_length` tokens loses its end, never its closing special tokens.
+        `max_length` tokens comes in windows of about one length, evenly over the text, neighbours with
+        `WINDOW_OVERLAP` in common or more; what is too long for `most` of them loses its end, and the last one says so.
+        Each has the special tokens around it.
 
         :raises ValueError: if `max_length` leaves no room for content.
         """
@@ -75,14 +86,29 @@ class Tokenizer:
         if room < 1:
             raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
         contents = self._backend.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
-        return [self._finish(content, room) for content in contents]
+        return [self._windows(content, room, most) for content in contents]
 
-    def _finish(self, content: tokenizers.Encoding, room: int) -> TokenisedText:
-        truncated = len(content) > room
-        if truncated:
-            content.truncate(room)
-        ids = self._backend.post_process(content).ids
-        return TokenisedText(ids, truncated, sum(id_ not in self._special_ids for id_ in ids))
+    def _windows(self, content: tokenizers.Encoding, room: int, most: int) -> list[TokenisedText]:
+        step = window_step(len(content), room, most)
+        windows = [content]
+        if len(content) > room:
+            content.truncate(room, stride=room - step)
+            windows += content.overflowing
+        truncated = len(windows) > most
+        finished = []
+        for window in windows[:most]:
+            ids = self._backend.post_process(window).ids
+            finished.append(TokenisedText(ids, False, sum(id_ not in self._special_ids for id_ in ids)))
+        finished[-1] = replace(finished[-1], truncated=truncated)
+        return finished
+
+
+def window_step(tokens: int, room: int, most: int) -> int:
+    """From the start of one window of `room` tokens to the start of the next, such that as few as will do, and `most`
+    at most, reach over `tokens`, or as far as they can; the last window is then nearly as long as the others."""
+    widest = max(1, room - int(room * WINDOW_OVERLAP))
+    steps = min(-(-max(0, tokens - room) // widest), most - 1)
+    return min(widest, -(-max(0, tokens - room) // steps)) if steps else room
 
 
 def normalise(text: str) -> str:
