@@ -157,6 +157,14 @@ class Settings(BaseSettings):
     top_k_query: int = Field(
         default=64, ge=1, le=256, description="Tokens kept for a query, the heaviest, unless the request says top_k."
     )
+    long_texts: Literal["cut", "windows"] = Field(
+        default="cut",
+        description="Documents longer than the model reads: cut off, or encoded in overlapping windows, unless the "
+        "request says long_texts.",
+    )
+    max_windows: int = Field(
+        default=32, ge=2, description="Windows of one document; what is beyond is cut off, or refused."
+    )
     dotted_tokens: Literal["drop", "replace"] = Field(
         default="drop",
         description="Tokens with a dot, which OpenSearch takes for a path: leave out, or write with a look-alike.",

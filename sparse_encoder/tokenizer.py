@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
 
 PAD_TOKEN = "[PAD]"
+#: Share of a window that the next one has as well, at least: what a border cuts in two is whole in one of them.
+WINDOW_OVERLAP = 1 / 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 #: Characters that are read for each token that a model takes: at first, and so many times as many while they have fewer
@@ -71,7 +73,14 @@ class Tokenizer:
         return cls(backend)
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
-        """One `TokenisedText` for each text, in order; other threads run during most of the work.
+        """One `TokenisedText` for each text, in order: the first window of `encode_windows`.
+
+        :raises ValueError: if `max_length` leaves no room for content.
+        """
+        return [text for (text,) in self.encode_windows(texts, max_length, 1)]
+
+    def encode_windows(self, texts: Sequence[str], max_length: int, most: int) -> list[list[TokenisedText]]:
+        """For each text its windows, in order; other threads run during most of the work.
 
         Of a long text only the beginning is normalised and tokenised, as much of it as has `max_length` tokens; so the
         work is bounded by `most_characters` for each text, whatever its characters unfold to. What is beyond is cut
@@ -79,37 +88,61 @@ class Tokenizer:
 
         Texts are put in Unicode normal form C, so that decomposed Hangul (as macOS writes it) equals composed Hangul.
         A lone surrogate, which no UTF-8 text has but JSON escapes can spell, counts as U+FFFD. What is longer than
-        `max_length` tokens loses its end, never its closing special tokens.
+        `max_length` tokens comes in windows of about one length, evenly over the text, neighbours with
+        `WINDOW_OVERLAP` in common or more; what is too long for `most` of them loses its end, and the last one says so.
+        Each has the special tokens around it.
 
         :raises ValueError: if `max_length` leaves no room for content.
         """
         room = max_length - self._template_tokens
         if room < 1:
             raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
-        found: dict[int, TokenisedText] = {}
+        reach = room + (most - 1) * widest_step(room)
+        found: dict[int, list[TokenisedText]] = {}
         missing = list(range(len(texts)))
-        most, last = FIRST_CHARACTERS * room, LAST_CHARACTERS * room
+        characters, last = FIRST_CHARACTERS * reach, LAST_CHARACTERS * reach
         while missing:
-            beginnings = [beginning(texts[index], most) for index in missing]
+            beginnings = [beginning(texts[index], characters) for index in missing]
             contents = self._backend.encode_batch_fast(list(map(normalise, beginnings)), add_special_tokens=False)
             for index, begun, content in zip(missing, beginnings, contents, strict=True):
                 whole = len(begun) == len(texts[index]) or not texts[index][len(begun) :].strip()
-                if whole or most >= last or len(content) >= room + SPARE_TOKENS:
-                    found[index] = self._finish(content, room, truncated=not whole)
+                if whole or characters >= last or len(content) >= reach + SPARE_TOKENS:
+                    found[index] = self._windows(content, room, most, truncated=not whole)
             missing = [index for index in missing if index not in found]
-            most = min(TIMES * most, last)
+            characters = min(TIMES * characters, last)
         return [found[index] for index in range(len(texts))]
 
-    def most_characters(self, max_length: int) -> int:
-        """Of a text that are read at first, for at most `max_length` tokens."""
-        return FIRST_CHARACTERS * (max_length - self._template_tokens)
+    def most_characters(self, max_length: int, most: int = 1) -> int:
+        """Of a text that are read at first, for at most `most` windows of `max_length` tokens."""
+        room = max_length - self._template_tokens
+        return FIRST_CHARACTERS * (room + (most - 1) * widest_step(room))
 
-    def _finish(self, content: tokenizers.Encoding, room: int, *, truncated: bool) -> TokenisedText:
+    def _windows(self, content: tokenizers.Encoding, room: int, most: int, *, truncated: bool) -> list[TokenisedText]:
+        step = window_step(len(content), room, most)
+        windows = [content]
         if len(content) > room:
-            truncated = True
-            content.truncate(room)
-        ids = self._backend.post_process(content).ids
-        return TokenisedText(ids, truncated, sum(id_ not in self._special_ids for id_ in ids))
+            content.truncate(room, stride=room - step)
+            windows += content.overflowing
+        truncated = truncated or len(windows) > most
+        finished = []
+        for window in windows[:most]:
+            ids = self._backend.post_process(window).ids
+            finished.append(TokenisedText(ids, False, sum(id_ not in self._special_ids for id_ in ids)))
+        finished[-1] = replace(finished[-1], truncated=truncated)
+        return finished
+
+
+def widest_step(room: int) -> int:
+    """From the start of one window of `room` tokens to the start of the next, at most."""
+    return max(1, room - int(room * WINDOW_OVERLAP))
+
+
+def window_step(tokens: int, room: int, most: int) -> int:
+    """From the start of one window of `room` tokens to the start of the next, such that as few as will do, and `most`
+    at most, reach over `tokens`, or as far as they can; the last window is then nearly as long as the others."""
+    widest = widest_step(room)
+    steps = min(-(-max(0, tokens - room) // widest), most - 1)
+    return min(widest, -(-max(0, tokens - room) // steps)) if steps else room
 
 
 def normalise(text: str) -> str:

@@ -92,6 +92,17 @@ class SparseVector:
             vocabulary[token]: weight for token, weight in zip(self.ids.tolist(), self.weights.tolist(), strict=True)
         }
 
+    @classmethod
+    def maximum(cls, vectors: Sequence[SparseVector]) -> SparseVector:
+        """Every token of `vectors` at its heaviest. Empty for no vectors."""
+        if len(vectors) == 1:
+            return vectors[0]
+        ids = np.concatenate([vector.ids for vector in vectors] or [np.zeros(0, np.int32)])
+        weights = np.concatenate([vector.weights for vector in vectors] or [np.zeros(0, np.float32)])
+        order = np.lexsort((-weights, ids))
+        tokens, first = np.unique(ids[order], return_index=True)
+        return cls.from_pairs(tokens, weights[order][first])
+
     def dot(self, other: SparseVector) -> float:
         """The relevance of one text to another: the sum over shared tokens of the product of their weights."""
         _, mine, theirs = np.intersect1d(self.ids, other.ids, assume_unique=True, return_indices=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from app.engine.admission import Admission
 from app.engine.cache import QueryCache
@@ -74,13 +75,13 @@ class Engine:
     def start(self) -> None:
         """Starts the threads; must run on the event loop that will call `encode`."""
         self._loop = asyncio.get_running_loop()
-        self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
+        self._helpers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
         self._thread.start()
 
     async def stop(self) -> None:
         """Refuses new requests, answers the ones in the queue, and ends the threads."""
         await self._thread.stop()
-        self._tokenisers.shutdown(wait=False, cancel_futures=True)
+        self._helpers.shutdown(wait=False, cancel_futures=True)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -111,11 +112,14 @@ class Engine:
         *,
         client: str = "",
         truncate: bool = True,
+        max_windows: int = 1,
     ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
         Clients share what the service can do, by the name `client`. With `query_tokens` the vectors come from that
-        table and the encoder is not asked. Without `truncate` a text must fit the model whole.
+        table and the encoder is not asked. A text that is longer than the model reads is encoded in overlapping
+        windows, `max_windows` at most, and has the maximum of their vectors; what does not fit them is cut off. Without
+        `truncate` every text must fit whole.
 
         :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
             none of `texts` is taken then.
@@ -126,11 +130,11 @@ class Engine:
         """
         self._refuse_if_stopping()
         counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
-        job = Job(model, client, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        job = Job(model, client, self._loop.create_future(), missing=len(texts))
         timeout_seconds = self._admission.request_timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._run(job, texts, input_type, query_tokens, truncate)
+                return await self._run(job, texts, input_type, query_tokens, truncate, max_windows)
         except TimeoutError:
             raise Unavailable(
                 f"not encoded within {timeout_seconds:g} s: send fewer texts at once, or try again later"
@@ -155,19 +159,22 @@ class Engine:
         input_type: InputType,
         query_tokens: QueryTokens | None,
         truncate: bool,
+        max_windows: int,
     ) -> Encoding:
         started = time.perf_counter()
         model, is_query = job.model, input_type == "query"
         if is_query and query_tokens is None and (cached := self._cached(model, texts)):
             self._metrics.query_cache_hits.inc(len(texts))
             return self._encoding(job, input_type, *cached, started, time.perf_counter())
-        tokenised = await self._tokenise(job, texts, input_type, truncate, encoder=query_tokens is None)
+        tokenised = await self._tokenise(job, texts, input_type, truncate, max_windows, encoder=query_tokens is None)
         queued = time.perf_counter()
-        tokens = [len(text.ids) if text.content_tokens else 0 for text in tokenised]
+        tokens = [sum(len(window.ids) for window in windows if window.content_tokens) for windows in tokenised]
         if query_tokens is not None:
-            vectors = [query_tokens.vector(text.ids) for text in tokenised]
+            vectors = [query_tokens.vector(windows[0].ids) for windows in tokenised]
             return self._encoding(job, input_type, vectors, tokens, started, queued)
-        waiting = [(index, tuple(text.ids)) for index, text in enumerate(tokenised) if text.content_tokens]
+        together = [window for windows in tokenised for window in windows]
+        waiting = [(index, tuple(window.ids)) for index, window in enumerate(together) if window.content_tokens]
+        job.vectors = [EMPTY] * len(together)
         job.missing = 0  # if it is refused, it was not abandoned
         if waiting:
             ahead = self._thread.tokens_ahead(job.client, sum(tokens), is_query=is_query)
@@ -176,10 +183,17 @@ class Engine:
             self._enqueue(job, waiting, is_query)
             await job.done
         if is_query:
-            for text, found, vector, count in zip(texts, tokenised, job.vectors, tokens, strict=True):
+            for text, found, vector, count in zip(texts, together, job.vectors, tokens, strict=True):
                 if not found.truncated:  # a cut one must be refused when a request says so
                     self._query_cache.put(model.version, text, vector, count)
-        return self._encoding(job, input_type, job.vectors, tokens, started, queued)
+        return self._encoding(job, input_type, await self._merge(job, tokenised), tokens, started, queued)
+
+    async def _merge(self, job: Job, tokenised: Sequence[Sequence[TokenisedText]]) -> list[SparseVector]:
+        """One vector for each text, of those of its windows."""
+        if len(job.vectors) == len(tokenised):
+            return job.vectors
+        counts = map(len, tokenised)
+        return await self._loop.run_in_executor(self._helpers, _merged, job.vectors, list(counts))
 
     def _cached(self, model: LoadedModel, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
         """Vectors and token counts, if all texts were asked lately."""
@@ -190,30 +204,34 @@ class Engine:
         return [vector for vector, _ in known], [tokens for _, tokens in known]
 
     async def _tokenise(
-        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool, *, encoder: bool
-    ) -> list[TokenisedText]:
-        """`encoder`: they are for the encoder, which must be able to encode them in time."""
+        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool, max_windows: int, *, encoder: bool
+    ) -> list[list[TokenisedText]]:
+        """Of each text its windows; all but the first are of what would else be cut off. `encoder`: they are for the
+        encoder, which must be able to encode them in time."""
         most, tokenizer = job.model.max_length(input_type), job.model.tokenizer
         if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
-            tokenised = tokenizer.encode_batch(texts, most)
+            tokenised = tokenizer.encode_windows(texts, most, max_windows)
         else:
             tokenised, tokens = [], 0
-            for part in in_parts(texts, tokenizer.most_characters(most)):
-                tokenise = partial(tokenizer.encode_batch, part, most)
-                new = await self._loop.run_in_executor(self._tokenisers, tokenise)
+            for part in in_parts(texts, tokenizer.most_characters(most, max_windows)):
+                tokenise = partial(tokenizer.encode_windows, part, most, max_windows)
+                new = await self._loop.run_in_executor(self._helpers, tokenise)
                 tokenised += new
-                tokens += sum(len(text.ids) for text in new if text.content_tokens)
+                tokens += sum(len(window.ids) for windows in new for window in windows if window.content_tokens)
                 if encoder:
                     job.missing = 0  # if it is refused, it was not abandoned
                     self._admission.refuse_if_never(len(texts), len(tokenised), tokens)
                     job.missing = len(texts)
-        if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
+        cut = [index for index, windows in enumerate(tokenised) if windows[-1].truncated]
+        if cut and not truncate:
             job.missing = 0  # refused, not abandoned
+            reads = f"reads in {max_windows} windows" if max_windows > 1 else "reads"
             raise TextTooLong(
                 f"{len(cut)} of the texts, first item {cut[0]}, have more than the {most} "
-                'tokens that the model reads: split them, or send "truncate": "end"'
+                f'tokens that the model {reads}: split them, or send "truncate": "end"'
             )
-        self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
+        self._metrics.truncated_texts.inc(len(cut))
+        self._metrics.windows.inc(sum(len(windows) for windows in tokenised if len(windows) > 1))
         return tokenised
 
     def _enqueue(self, job: Job, texts: Sequence[tuple[int, tuple[int, ...]]], is_query: bool) -> None:
@@ -275,3 +293,9 @@ def in_parts(texts: Sequence[str], most_characters: int) -> Iterator[Sequence[st
             begin, characters = index + 1, 0
     if begin < len(texts):
         yield texts[begin:]
+
+
+def _merged(vectors: Sequence[SparseVector], counts: Sequence[int]) -> list[SparseVector]:
+    """The maximum of each `counts` vectors that follow each other."""
+    rest = iter(vectors)
+    return [SparseVector.maximum(list(islice(rest, count))) for count in counts]

@@ -12,13 +12,13 @@ from sparse_encoder.vector import SparseVector
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The texts of one request that wait for the encoder."""
+    """The texts of one request that wait for the encoder; of a long one each window."""
 
     model: LoadedModel
     client: str
     done: asyncio.Future[None]
-    vectors: list[SparseVector]
     missing: int  #: texts without a vector yet
+    vectors: list[SparseVector] = field(default_factory=list)
     encode_seconds: float = 0.0
     abandoned: bool = False
     entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts

@@ -67,6 +67,7 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, c
             query_tokens,
             client=client,
             truncate=asked.truncate == "end",
+            max_windows=_max_windows(asked, service.limits),
         )
         started = time.perf_counter()
         body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
@@ -122,6 +123,17 @@ def _query_tokens(asked: EncodeRequest, model: LoadedModel) -> QueryTokens | Non
         asked.query_encoding is None and available and available.default
     )
     return available if wanted else None
+
+
+def _max_windows(asked: EncodeRequest, limits: Limits) -> int:
+    """In how many windows a text is encoded at most; 1: what the model does not read at once is cut off."""
+    if asked.input_type == "query":
+        if asked.long_texts:
+            raise InvalidField(
+                'long_texts is for documents: leave it out, or send "input_type": "document"', "long_texts"
+            )
+        return 1
+    return limits.max_windows if (asked.long_texts or limits.long_texts) == "windows" else 1
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,8 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
 INPUT_TYPE_NAMES = ("input_type", "content_type")
 
+LongTexts = Literal["cut", "windows"]
+
 
 def check_texts(value: object) -> list[str]:
     """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces."""
@@ -63,6 +65,11 @@ class EncodeRequest(BaseModel):
     )
     truncate: Annotated[Literal["end", "error"], BeforeValidator(_lower)] = Field(
         "end", description="What becomes of a text that is longer than the model reads: loses its end, or an error."
+    )
+    long_texts: Annotated[LongTexts | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="What becomes of a document that is longer than the model reads: cut loses its end, windows are "
+        "encoded one by one and give each token its heaviest weight; without it, as the service is set.",
     )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 

@@ -13,6 +13,7 @@ from app.metrics import Metrics
 from app.versions.resident import Resident, Versions
 from app.versions.stored import Stored
 from app.web.lifecycle import Lifecycle
+from app.web.schemas import LongTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Limits:
     request_timeout_seconds: float
     top_k_document: int
     top_k_query: int
+    long_texts: LongTexts
+    max_windows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,8 @@ def test_the_settings_stay_few() -> None:
         "request_timeout_seconds",
         "top_k_document",
         "top_k_query",
+        "long_texts",
+        "max_windows",
         "dotted_tokens",
         "drain_seconds",
         "shutdown_grace_seconds",

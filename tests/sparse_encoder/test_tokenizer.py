@@ -16,11 +16,13 @@ from sparse_encoder.tokenizer import (
     FIRST_CHARACTERS,
     LAST_CHARACTERS,
     MOST_UNFOLDED,
+    WINDOW_OVERLAP,
     TokenisedText,
     Tokenizer,
     beginning,
     normalise,
     unfolded,
+    window_step,
 )
 from tests.tiny import SENTENCES, build_tokenizer
 
@@ -84,6 +86,41 @@ def test_a_text_without_a_known_token_is_blank(text: str) -> None:
 def test_a_lone_surrogate_counts_as_the_replacement_character() -> None:
     assert encode("부동산\ud800 계약\udfff은") == encode("부동산\ufffd 계약\ufffd은")
     assert normalise("\ud800가\udfff") == "\ufffd가\ufffd"
+
+
+@given(st.integers(1, 700), st.integers(2, 60), st.integers(2, 40))
+def test_windows_cover_a_text_evenly_and_are_as_few_as_will_do(tokens: int, room: int, most: int) -> None:
+    step = window_step(tokens, room, most)
+    overlap = int(room * WINDOW_OVERLAP)
+    assert 1 <= step <= room
+    if tokens <= room:
+        return
+    assert step <= max(1, room - overlap)
+    steps = min(most - 1, -(-(tokens - room) // step))
+    covered = min(tokens, room + steps * step)
+    last = covered - steps * step
+    if covered == tokens:
+        assert room - steps < last <= room  # no short one at the end
+        assert (steps - 1) * max(1, room - overlap) + room < tokens  # one window fewer would not do
+    else:
+        assert step == max(1, room - overlap)
+
+
+def test_a_long_text_comes_in_windows_with_special_tokens_around_each() -> None:
+    text = " ".join(SENTENCES)
+    content = encode(text, 100_000).ids[1:-1]
+    (windows,) = TOKENIZER.encode_windows([text], 64, 32)
+    assert len(windows) > 3
+    step = window_step(len(content), 62, 32)
+    for number, window in enumerate(windows):
+        start = number * step
+        assert window.ids == [encode("").ids[0], *content[start : start + 62], encode("").ids[-1]]
+        assert window.content_tokens == 62 - window.ids.count(TOKENIZER.vocabulary.index("[UNK]")) or number
+    assert not any(window.truncated for window in windows)
+    (short, cut) = TOKENIZER.encode_windows([SENTENCES[0], text], 64, 2)
+    assert short == [encode(SENTENCES[0])]
+    assert [window.truncated for window in cut] == [False, True]
+    assert TOKENIZER.encode_windows([text], 64, 1)[0] == [encode(text)]
 
 
 @given(st.lists(ANY_STRING, max_size=5))
