@@ -181,7 +181,8 @@ class SpladeModel(nn.Module):
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
         if self.headed is None:
             return result
-        constant: Tensor = self.decoder.bias[rows].expand(len(result), -1)
+        # A text in which nothing speaks has no word at all.
+        constant = torch.where(mask.any(1, keepdim=True), self.decoder.bias[rows], -torch.inf)
         return constant.index_copy(1, self.headed, result)
 
     def signed_weights(
