@@ -18,7 +18,6 @@ from training.related.table import (
     combine,
     knowledge,
     neighbour_weights,
-    row_weights,
     scaled,
     strongest,
     target_weights,
@@ -136,8 +135,6 @@ def test_nouns_are_worth_most_as_related_words() -> None:
     shares = np.array([1, 1, 1, 1, 0.9, 0.2, 1, 1, 1, 1, 1], np.float32)
     worth = target_weights(pieces, roles, tags, shares).tolist()
     assert worth == pytest.approx([1.0, 0.0, 0.35, 0.3, 0.75, 0.1, 0.1, 0.6, 0.1, 0.0, 0.25])
-    says = row_weights(pieces, tags, shares).tolist()
-    assert says[:6] == pytest.approx([1.0, 1.0, 0.35, 1.0, 1.0, 0.35])
 
 
 def plain_tables(parts: dict[str, str] | None = None) -> WordTables:
@@ -149,7 +146,7 @@ def plain_tables(parts: dict[str, str] | None = None) -> WordTables:
 
 def table(sources: Sequence[Source], *, words: int = 40, tables: WordTables | None = None) -> sp.csr_matrix:
     ones = np.ones(SIZE, np.float32)
-    return combine(sources, 0.5, ones, ones, tables or plain_tables(), words)
+    return combine(sources, 0.5, ones, tables or plain_tables(), words)
 
 
 def source(name: str, rows: dict[str, dict[str, float]], weight: float = 1.0) -> Source:
