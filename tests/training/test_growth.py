@@ -107,6 +107,8 @@ def test_a_frequent_new_word_is_added_where_its_related_words_are_and_a_rare_one
     assert float(grown.decoder.bias[ID["희귀병"]].detach()) == -1.5
     assert float(grown.decoder.bias[ID["##을"]].detach()) == -1e4
     assert not grown.decoder.weight[ID["당"]].any()  # a syllable that hardly is a word
+    frequent = {**GENERAL, "희귀병": Morpheme("희귀병", "NNG", "NNG", 9_000)}
+    assert not grown_from(old, knowledge(general=frequent)).decoder.weight[ID["희귀병"]].any()  # one is too few
 
 
 def centred(table: Tensor, vector: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from training.config import load_config
 from training.data import vocabulary_texts
-from training.lexical import emitted_rows, idf, own_weights
+from training.lexical import blended, emitted_rows, idf, idf_of, own_weights
 from training.vocabulary import (
     NEVER,
     SPECIAL_TOKENS,
@@ -91,3 +92,11 @@ def test_middle_dots_and_symbols_part_words(text: str) -> None:
     tokenizer = build_tokenizer([*SPECIAL_TOKENS, "특별시", "광역시", "m", "##2"])
     assert tokenizer.encode(text, add_special_tokens=False).tokens == ["특별시", "광역시"]
     assert tokenizer.encode("㎡", add_special_tokens=False).tokens == ["m", "##2"]  # NFKC comes first
+
+
+def test_a_word_that_is_rare_in_the_passages_only_is_not_taken_for_rare() -> None:
+    few, many = idf_of(np.array([0, 0, 5]), 10), idf_of(np.array([0, 500, 1]), 1000)
+    rare, usual, known = blended(few, many).tolist()
+    assert rare == pytest.approx(float(few[0]))
+    assert usual == pytest.approx(float(few[1] + many[1]) / 2)
+    assert known == pytest.approx(float(few[2]))

@@ -68,7 +68,7 @@ def morpheme(form: str, rank: int, tag: str = "NNG") -> dict[str, Morpheme]:
 GENERAL = {
     **morpheme("전세", 3000),
     **morpheme("당뇨병", 9000),
-    **morpheme("은비", 15_000),  # is cut into endings, which are silent
+    **morpheme("은비", 39_000),  # is cut into endings, which are silent
     **morpheme("끓이", 4000, "VV"),
     **morpheme("위하", 100, "VV"),
     **morpheme("서울", 200, "NNP"),
@@ -115,7 +115,7 @@ def test_words_of_every_source_are_candidates(found: dict[str, Candidate]) -> No
         "끓이": "general",
         "서울": "general",
         "위해": "general",
-        "은비": "general",
+        "은비": "rarer general",
         "gpt": "abbreviations",
         "mp3": "with digits",
         "5g": "with digits",

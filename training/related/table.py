@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from training.related.cooccurrence import Cooccurrence
-from training.vocabulary import HANGUL, Roles
+from training.vocabulary import Roles
 from training.words.cong import Morpheme
 from training.words.parts import SUSPECT
 from training.words.tables import WordTables
@@ -27,7 +27,7 @@ _SPECIFIC_FLOOR, _SPECIFIC_SLOPE = 0.25, 0.5
 #: What is looked for: nouns. A stem, a syllable, a number says little beside its noun.
 _STEM, _DEPENDENT, _SYLLABLE, _NOUN_SYLLABLE, _DIGITS, _LATIN, _OTHER = 0.35, 0.3, 0.1, 0.75, 0.1, 0.6, 0.25
 _WHOLE = 0.6  #: share from which a syllable is a word of its own
-_STEM_TAGS = frozenset({"VV", "VA", "MAG", "MM"})
+_STEM_TAGS = frozenset({"VV", "VA", "MAG", "MM", "NP"})
 _LATIN_WORD = re.compile(r"[a-z0-9]{2,}")
 _HANGUL_WORD = re.compile(r"[가-힣]+")
 
@@ -75,7 +75,7 @@ def target_weights(
             if len(piece) == 1:
                 out[i] = _NOUN_SYLLABLE if tag == "NNG" and shares[i] > _WHOLE else _SYLLABLE
             else:
-                out[i] = _STEM if tag in _STEM_TAGS | {"NP"} else _DEPENDENT if tag == "NNB" else 1.0
+                out[i] = _STEM if tag in _STEM_TAGS else _DEPENDENT if tag == "NNB" else 1.0
         elif piece.isdigit() or (len(piece) == 1 and piece.isascii()):
             out[i] = _DIGITS
         else:
@@ -83,30 +83,15 @@ def target_weights(
     return out
 
 
-def row_weights(
-    pieces: Sequence[str], general: Mapping[str, Morpheme], shares: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """How much each word has to say of others: [vocabulary]. Stems and syllables bring up little."""
-
-    def weight(piece: str, share: float) -> float:
-        morpheme = general.get(piece)
-        stem = morpheme is not None and morpheme.tag in _STEM_TAGS
-        syllable = len(piece) == 1 and (share < _NOUN_SYLLABLE or not HANGUL.match(piece))
-        return _STEM if stem or syllable else 1.0
-
-    return np.array([weight(piece, share) for piece, share in zip(pieces, shares, strict=True)], np.float32)
-
-
 def combine(
     sources: Sequence[Source],
     agreement: float,
     targets: NDArray[np.float32],
-    rows: NDArray[np.float32],
     tables: WordTables,
     words: int,
 ) -> sp.csr_matrix:
-    """The table [vocabulary, vocabulary]: of each row the ``words`` strongest, the first of which weighs what ``rows``
-    says. A word is not related to itself nor to its parts, which it holds."""
+    """The table [vocabulary, vocabulary]: of each row the ``words`` strongest, the first of which weighs 1.
+    A word is not related to itself nor to its parts, which it holds."""
     total = together([source.matrix for source in sources])
     votes: dict[str, sp.csr_matrix] = {}
     for source in sources:
@@ -116,8 +101,7 @@ def combine(
     counts.data = np.maximum(counts.data - 1, 0) * agreement
     total = sp.csr_matrix((total + total.multiply(counts)) @ sp.diags_array(targets))
     total = _without(total, tables.parts())
-    kept = scaled(strongest(scaled(total), words, _FAINTEST))
-    return sp.csr_matrix(sp.diags_array(rows) @ kept)
+    return scaled(strongest(total, words, _FAINTEST))
 
 
 def together(matrices: Sequence[sp.csr_matrix]) -> sp.csr_matrix:

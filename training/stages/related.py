@@ -29,7 +29,6 @@ from training.related.table import (
     combine,
     knowledge,
     neighbour_weights,
-    row_weights,
     target_weights,
     together,
 )
@@ -45,7 +44,7 @@ _REPORT = "report.json"
 
 @dataclass(frozen=True, eq=False)
 class RelatedWords:
-    table: sp.csr_matrix  #: [vocabulary, vocabulary] weights, the first word of most rows weighs 1
+    table: sp.csr_matrix  #: [vocabulary, vocabulary] weights, the first word of a row weighs 1
     frequency: NDArray[np.int64]  #: [vocabulary] texts of the corpora with a weight that hold each word
     texts: int
 
@@ -76,10 +75,9 @@ def _make(run: Run, vocabulary: Vocabulary, passages: Sequence[str], folder: Pat
     sources = _sources(run, vocabulary, found)
     general = general_morphemes(open_cong())
     targets = target_weights(pieces, vocabulary.roles, general, shares)
-    rows = row_weights(pieces, general, shares)
 
     def table_of(chosen: Sequence[Source]) -> sp.csr_matrix:
-        return combine(chosen, settings.agreement, targets, rows, tables, settings.words)
+        return combine(chosen, settings.agreement, targets, tables, settings.words)
 
     table = table_of(sources)
     sp.save_npz(folder / _TABLE, table)
