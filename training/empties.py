@@ -13,6 +13,7 @@ from training.readers import BadRows, read_rows
 from training.vocabulary import NEVER, Roles
 
 NOUN_RANK = 40_000  #: of kiwi's vocabulary, which is in order of frequency
+_MIDDLE_DOTS = frozenset("ㆍᆞ")  #: letters by Unicode, written as punctuation
 _NOUNS = frozenset(["NNG", "NNP"])
 _TOKENS = 64  #: of a text
 _AT_ONCE = 20_000
@@ -20,7 +21,7 @@ _AT_ONCE = 20_000
 
 def empty_texts(tokenizer: Tokenizer, roles: Roles, texts: Sequence[str]) -> list[str]:
     """Those that hold a letter or a digit, and of which by ``roles`` no token is emitted, not even as a last resort."""
-    asked = [text for text in texts if any(character.isalnum() for character in text)]
+    asked = [text for text in texts if any(character.isalnum() and character not in _MIDDLE_DOTS for character in text)]
     silent = {
         token
         for token, (emitted, last) in enumerate(zip(roles.emitted_as, roles.last or roles.emitted_as, strict=True))

@@ -15,7 +15,7 @@ from training.vocabulary import NEVER, Roles
 def test_a_text_is_empty_whose_tokens_are_never_emitted() -> None:
     tokenizer = Tokenizer(build_tokenizer())
     size = len(tokenizer.vocabulary)
-    texts = ["배상", "!?", "", "\u4e00\u4e01"]
+    texts = ["배상", "!?", "", "ㆍ", "\u4e00\u4e01"]
     special = [i for i, token in enumerate(tokenizer.vocabulary) if token.startswith("[")]
     words = Roles([NEVER if i in special else i for i in range(size)])
     assert empty_texts(tokenizer, words, texts) == ["\u4e00\u4e01"]
