@@ -1,7 +1,8 @@
 """`make demo-swap`: a running service learns a new pair of related words, without losing a request.
 
-Trains a small checkpoint on the sample data and serves it; goes on with the training, with one pair of words more;
-publishes the result under the alias that the service follows. A client asks all the while.
+Serves a model from a store; adds the pair to its table and publishes that under the alias that the service follows. A
+client asks all the while. With `--train` the pair is learnt instead: a small checkpoint is trained on the sample data,
+and trained on with the pair among its terms.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import httpx
 
+from app.models.loaded import EMBEDDED
+from sparse_encoder.artifact import read_manifest
+from sparse_encoder.packed import unpack
 from sparse_encoder.store import Store
 from tests.app.server import Server, running
 
@@ -98,6 +102,11 @@ def train(run: Path, store: Store, pair: tuple[str, str] | None, steps: int) -> 
     command("-m", "training", "publish", recipe, "--run", run, *publish)
 
 
+def add(store: Store, pair: tuple[str, str]) -> None:
+    """Adds `pair` to the table of what is stable, and publishes that as stable."""
+    command("-m", "sparse_encoder", "related", "add", "stable", *pair, "--store", store.url, "--alias", "stable")
+
+
 def show(server: Server, term: str, related: str, top: int = 10) -> str:
     """Prints the heaviest words of `term`; returns the version that said so."""
     body = {"texts": [term], "input_type": "query", "top_k": 64}
@@ -113,26 +122,39 @@ def show(server: Server, term: str, related: str, top: int = 10) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pair", nargs=2, default=("소득세", "세금"), metavar=("TERM", "RELATED"))
+    parser.add_argument("--pair", nargs=2, default=("소득세", "월급"), metavar=("TERM", "RELATED"))
+    parser.add_argument("--model", type=Path, help="artifact with a table of related words (default: the embedded one)")
+    parser.add_argument("--train", action="store_true", help="train twice instead of changing a table")
     parser.add_argument("--steps", type=int, default=100, help="of each of the two trainings")
     options = parser.parse_args()
     term, related = options.pair
     with tempfile.TemporaryDirectory(prefix="demo-swap-") as temporary:
         directory = Path(temporary)
         store = Store(str(directory / "store"))
-        print("1. Train a small checkpoint on the sample data and publish it as stable", flush=True)
-        train(directory / "first", store, None, options.steps)
+        if options.train:
+            print("1. Train a small checkpoint on the sample data and publish it as stable", flush=True)
+            train(directory / "first", store, None, options.steps)
+        else:
+            artifact = options.model or unpack(EMBEDDED, directory / "embedded").path
+            print(f"1. Publish {read_manifest(artifact).version} as stable", flush=True)
+            store.publish(artifact, aliases=["stable"], by="demo")
         print("2. Start the service on that store, and a client that asks without a pause", flush=True)
         with running("-m", "app", "--port", "0", "--store", store.url, "--poll-seconds", "1") as server:
             first = show(server, term, related)
             client = Client(server.url, term)
             client.start()
             try:
-                print(f"3. Go on with the training, with one pair more: {term} – {related}", flush=True)
-                # A run that finds its vocabulary and its start goes on from there.
-                shutil.copytree(directory / "first" / "vocabulary", directory / "second" / "vocabulary")
-                shutil.copytree(directory / "first" / "train" / "final", directory / "second" / "start")
-                train(directory / "second", store, (term, related), options.steps)
+                started = time.monotonic()
+                if options.train:
+                    print(f"3. Go on with the training, with one pair more: {term} – {related}", flush=True)
+                    # A run that finds its vocabulary and its start goes on from there.
+                    shutil.copytree(directory / "first" / "vocabulary", directory / "second" / "vocabulary")
+                    shutil.copytree(directory / "first" / "train" / "final", directory / "second" / "start")
+                    train(directory / "second", store, (term, related), options.steps)
+                else:
+                    print(f"3. Add the pair {term} – {related} to its related words", flush=True)
+                    add(store, (term, related))
+                print(f"   took {time.monotonic() - started:.1f} s", flush=True)
                 print("4. It was published as stable; the service sees it at its next poll", flush=True)
                 while (info := httpx.get(f"{server.url}/info", timeout=None).json()["versions"])["serving"] == first:
                     if info["last_failure"]:

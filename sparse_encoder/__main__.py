@@ -1,7 +1,8 @@
-"""`python -m sparse_encoder`: a store of published versions, and checkpoints of others.
+"""`python -m sparse_encoder`: a store of published versions, their related words, and checkpoints of others.
 
-`store URL ...` looks at a store and decides what services follow; `inspect` says what a checkpoint is and whether it
-will be served; `convert` writes it as an artifact.
+`store URL ...` looks at a store and decides what services follow; `related` shows a model's related words and makes a
+version with others; `inspect` says what a checkpoint is and whether it will be served; `convert` writes it as an
+artifact.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 
 from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.checkpoint import commands as checkpoint
+from sparse_encoder.related import commands as related
 from sparse_encoder.store import Store, StoreError, who
 
 
@@ -18,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sparse_encoder", description=__doc__)
     what = parser.add_subparsers(dest="what", required=True)
     checkpoint.add_parsers(what)
+    related.add_parsers(what)
     store = what.add_parser("store", help="published versions")
     store.set_defaults(run=_run)
     store.add_argument("url", help="directory or fsspec URL, such as s3://bucket/models")

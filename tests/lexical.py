@@ -51,7 +51,7 @@ def build_model(tokenizer: Tokenizer, seed: int = 20) -> LexicalBertForMaskedLM:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.copy_(torch.from_numpy(dequantise(*quantise(parameter.numpy()))))
-        model.own_weight.uniform_(1, 3)
+        model.own_weight.uniform_(2, 4)  # above what the head adds, as in a trained one
         model.decoder.bias.fill_(-1)
         model.decoder.bias[list(never)] = tiny.CLOSED
     return model
@@ -75,4 +75,4 @@ def fill_tables(model: LexicalBertForMaskedLM, own: Sequence[int], last: Sequenc
         model.own_share.uniform_(0.2, 1)
     if model.config.related:
         model.related_token.copy_(some(model.related_token.shape))
-        model.related_weight.uniform_(0.5, 4)
+        model.related_weight.uniform_(0.2, 2)

@@ -33,6 +33,8 @@ TOKENISER_THREADS = 2
 SHORT_CHARACTERS = 256
 # Tokenised by one call: about 10 ms and 10 MB. Between two calls other requests get their turn.
 CHARACTERS_AT_ONCE = 64 * 1024
+#: Queries looked up before other requests get a turn on the event loop, which takes about 2 ms.
+LOOKUPS_AT_ONCE = 16
 EMPTY = SparseVector.from_pairs([], [])
 
 
@@ -170,7 +172,11 @@ class Engine:
         queued = time.perf_counter()
         tokens = [sum(len(window.ids) for window in windows if window.content_tokens) for windows in tokenised]
         if query_tokens is not None:
-            vectors = [query_tokens.vector(windows[0].ids) for windows in tokenised]
+            vectors = []
+            for number, windows in enumerate(tokenised, start=1):
+                vectors.append(query_tokens.vector(windows[0].ids))
+                if number % LOOKUPS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
             return self._encoding(job, input_type, vectors, tokens, started, queued)
         together = [window for windows in tokenised for window in windows]
         waiting = [(index, tuple(window.ids)) for index, window in enumerate(together) if window.content_tokens]

@@ -4,6 +4,9 @@ OpenSearch tokenises a query with `tokenizer.json`, takes each id once, names it
 decodes to nothing, and looks the name up in `idf.json`; for a `sparse_vector` field the id itself is the key. Two ids
 of one name are an error before 3.3, and two keys after it. So the exported vocabulary gives every token the id that it
 is emitted under, and a token that is never emitted that of [UNK], which decodes to nothing.
+
+A token has one weight there, so queries are their own words: the parts and the related words that the service can look
+up are left out.
 """
 
 from __future__ import annotations

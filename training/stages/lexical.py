@@ -63,6 +63,6 @@ def query_tokens(run: Path, roles: Roles, *, default: bool) -> QueryTokens:
         raise RunError(f"{path}: missing; run `python -m training train` to its end first")
     emitted_as = np.array(roles.emitted_as, np.int32)
     weights = np.zeros(len(emitted_as), np.float32)
-    targets = np.unique(emitted_as[emitted_as != NEVER])
+    targets = np.setdiff1d([*roles.emitted_as, *roles.last], [NEVER])
     weights[targets] = np.load(path)[targets]
     return QueryTokens(default, emitted_as, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
@@ -67,6 +67,13 @@ class Builder:
         else:
             values, scales = blocks
             yield from (_decompressed(values[tile], scales[tile]) for tile in every)
+
+    def has_values(self, name: str) -> NDArray[np.bool_]:
+        """Of each row of the matrix `name`, whether it holds anything but zeros."""
+        self._require(name)
+        blocks = self._weights.blocks(name)
+        matrix: NDArray[Any] = blocks[0] if blocks else self._weights[name]
+        return np.asarray(matrix.any(axis=1))
 
     def embedding(self, name: str, ids: ov.Node) -> ov.Node:
         """Rows of the matrix `name` for `ids`, whatever their shape: [..., columns]."""

@@ -99,7 +99,7 @@ def _lexical_bert(
 
 def _lexical_logits(build: Builder, shape: BertShape, emitted_ids: NDArray[np.int32], states: ov.Node) -> ov.Node:
     """The head's logits [B, columns]; a word whose row is zero has its bias and costs no product."""
-    has_row = build.get(_first(build, shape.decoders))[emitted_ids].any(1)
+    has_row = build.has_values(_first(build, shape.decoders))[emitted_ids]
     if has_row.all():
         return _max_logits(states, *_decoder(build, shape, emitted_ids))
     head = _max_logits(states, *_decoder(build, shape, emitted_ids[has_row]))
