@@ -12,9 +12,6 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
 from training.config import Config, RunError
 from training.data import TrainingData
@@ -30,7 +27,6 @@ from training.stages.vocabulary import Vocabulary
 from training.validation import Validation
 
 _TRAIN = "train"  #: where a run holds checkpoints and logs
-_CLUSTERED = 120  #: characters of a passage that tell what it is about
 _TERM_FLOOR = {"synonym": 1.0, "related": 0.5, "translation": 0.7}
 
 
@@ -54,14 +50,6 @@ def _passage_batches(config: Config, data: TrainingData, vectors: NDArray[np.flo
     return {name: rows for name, rows in groups.items() if len(rows) >= config.train.batch}
 
 
-def passage_vectors(config: Config, data: TrainingData) -> NDArray[np.float16]:
-    """What the passages are about, without a teacher: latent semantic analysis of their character pairs."""
-    counts = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 3), min_df=5, max_features=60_000, dtype=np.float32)
-    matrix = counts.fit_transform([pair.passage[:_CLUSTERED] for pair in data.pairs])
-    reduced = TruncatedSVD(64, random_state=config.seed, n_iter=3).fit_transform(matrix)
-    return np.asarray(normalize(reduced), np.float16)
-
-
 def cluster_of(vectors: NDArray[np.float16], count: int, seed: int) -> list[int]:
     """Number of the cluster of each vector, of ``count`` clusters (k-means); all 0 if ``count`` is less than two."""
     if count < 2:
@@ -75,10 +63,7 @@ def _passage_datasets(
     """Columns query, passage, label, and negative for the rows that have one: those stand in datasets of their own."""
     datasets: dict[str, Dataset] = {}
     known = len(teacher.passages) if teacher else 0
-    vectors = teacher.queries if teacher else None
-    if vectors is None and 0 < 2 * config.train.cluster_pairs <= len(data.pairs):
-        vectors = passage_vectors(config, data)
-    for name, rows in _passage_batches(config, data, vectors).items():
+    for name, rows in _passage_batches(config, data, teacher.queries if teacher else None).items():
         mined = [i for i in rows if negatives and negatives[i] != NONE]
         if len(mined) < config.train.batch:
             mined = []
