@@ -1,4 +1,5 @@
-# serve: run the service   test: run the tests   check: lint, types, import rules   format: fix what ruff can fix
+# serve: run the service   check: lint, types, import contracts   format: fix what ruff can fix
+# test: what must pass before a change lands   test-fast: without processes and training   test-all: also what takes long
 # opensearch: run a node to try it with
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 
@@ -13,7 +14,7 @@ OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test check format demo-swap image-check k8s-check
+.PHONY: serve opensearch test test-fast test-all check format demo-swap image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -21,7 +22,13 @@ serve: $(VENV)/.serving
 opensearch: | $(VENV)/bin/python
 	exec $(VENV)/bin/python -m scripts.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
 
+test-fast: $(VENV)/.everything
+	$(VENV)/bin/python -m pytest -m "not slow and not soak"
+
 test: $(VENV)/.everything
+	$(VENV)/bin/python -m pytest -m "not soak"
+
+test-all: $(VENV)/.everything
 	$(VENV)/bin/python -m pytest
 
 check: $(VENV)/.everything

@@ -8,19 +8,18 @@ from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsError
 
 from app.main import create_app
-from app.settings import Settings
-from app.web.slow_clients import ImpatientProtocol
+from app.settings import Settings, complaint
+from app.web.protocol import BoundedProtocol, loop_with_timeout
 
 
 def main() -> None:
     try:
         settings = CliApp.run(Settings)
-    except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        sys.exit("wrong settings:\n" + "\n".join(lines))
+    except (ValidationError, SettingsError) as error:
+        raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
     # uvicorn raises the signal that stopped it once more when it is done; an orderly stop is a success.
     signal.signal(signal.SIGTERM, _exit)
     uvicorn.run(
@@ -30,7 +29,11 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        http=ImpatientProtocol.with_timeout(settings.client_timeout_seconds),
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        http=BoundedProtocol.with_timeout(settings.client_timeout_seconds),
+        loop=loop_with_timeout(settings.client_timeout_seconds),  # type: ignore[arg-type]  # factories are taken too
+        ws="none",
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         timeout_keep_alive=75,  # s; OpenSearch reuses a connection for 60

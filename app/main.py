@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder as select_encoder
 from app.engine.admission import Admission
-from app.engine.budget import measured_batch_tokens
+from app.engine.budget import Budget, measure
 from app.engine.engine import Engine
 from app.engine.pace import Pace
 from app.errors import install_error_handlers
@@ -26,7 +28,7 @@ from app.logs import configure_logging
 from app.metrics import Metrics
 from app.models.conversion import open_model
 from app.models.loaded import Load, LoadedModel, ModelError, check_golden, default_cache_dir, load_model
-from app.settings import Settings
+from app.settings import Settings, complaint
 from app.versions.gates import Rules, check_lengths
 from app.versions.resident import Versions
 from app.versions.stored import Stored, StoreSettings
@@ -34,6 +36,7 @@ from app.web import admin, api, info, tei
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 from app.web.middleware import AccessMiddleware, RequestMiddleware
+from app.web.schemas import ERRORS
 from app.web.service import Limits, Service
 from sparse_encoder.artifact import Artifact, ArtifactError
 from sparse_encoder.checkpoint.source import Choices
@@ -57,7 +60,10 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
 
     `build_encoder` makes the encoder of each model; without it, the settings choose.
     """
-    settings = settings or Settings()
+    try:
+        settings = settings or Settings()
+    except (ValidationError, SettingsError) as error:
+        raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
     configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
     build = build_encoder or partial(
@@ -69,7 +75,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     )
     load = partial(load_model, build_encoder=build, dotted_tokens=settings.dotted_tokens)
     try:
-        keys = ApiKeys(settings.api_keys, settings.api_keys_file)
+        keys, admin_key = ApiKeys(settings.api_keys, settings.api_keys_file), settings.the_admin_key()
     except ValueError as error:
         raise SystemExit(f"wrong settings: {error}") from error
 
@@ -86,22 +92,22 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         except (ArtifactError, ModelError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
-        max_batch_tokens = settings.max_batch_tokens
-        if max_batch_tokens is None:
-            max_batch_tokens = await asyncio.to_thread(measured_batch_tokens, versions.serving.model)
-        admission = Admission(settings.max_texts_in_flight, settings.request_timeout_seconds, Pace(max_batch_tokens))
+        if settings.max_batch_tokens is None:
+            budget = await asyncio.to_thread(measure, versions.serving.model)
+        else:
+            budget = Budget(settings.max_batch_tokens, None)
+        admission = Admission(settings.max_texts_in_flight, settings.request_timeout_seconds, Pace(*budget))
         engine = Engine(
-            metrics, admission, max_batch_tokens=max_batch_tokens, query_cache_size=settings.query_cache_size
+            metrics, admission, max_batch_tokens=budget.batch_tokens, query_cache_size=settings.query_cache_size
         )
         metrics.watch(
             texts_in_flight=lambda: engine.statistics().texts_in_flight,
             queue_tokens=lambda: engine.statistics().queued_tokens,
             device_memory_bytes=lambda: versions.serving.model.encoder.device_memory_bytes(),
         )
-        chosen = {**settings.model_dump(), "max_batch_tokens": max_batch_tokens}
+        chosen = {**settings.model_dump(), "max_batch_tokens": budget.batch_tokens}
         limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
-        key = settings.admin_key.get_secret_value() if settings.admin_key else None
-        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, key, settings.log_texts)
+        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, admin_key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
         watching = asyncio.create_task(keys.watch())
@@ -120,6 +126,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         lifespan=lifespan,
         redirect_slashes=False,  # OpenSearch does not follow redirects
         redoc_url=None,
+        responses=ERRORS,
     )
     app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)

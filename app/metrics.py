@@ -29,8 +29,13 @@ class Metrics:
         self.tokens = self._counter("tokens", "Tokens encoded, special ones included.")
         self.padding_tokens = self._counter("padding_tokens", "Tokens computed only because batches are padded.")
         self.truncated_texts = self._counter("truncated_texts", "Texts whose end did not fit the model.")
-        self.abandoned_texts = self._counter("abandoned_texts", "Texts whose request ended before they were encoded.")
-        self.shared_texts = self._counter("shared_texts", "Texts answered by an identical one that was in flight.")
+        self.windows = self._counter("windows", "Windows of texts that were longer than the model reads.")
+        self.abandoned_texts = self._counter(
+            "abandoned_texts", "Texts, or windows of one, whose request ended before they were encoded."
+        )
+        self.shared_texts = self._counter(
+            "shared_texts", "Texts, or windows of one, answered by an identical one that was in flight."
+        )
         self.query_cache_hits = self._counter("query_cache_hits", "Queries answered by the vectors of recent ones.")
         self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no memory for.")
         self.failed_batches = self._counter("failed_batches", "Batches on which the encoder failed.")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 
 class Settings(BaseSettings):
@@ -21,10 +25,13 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        hide_input_in_errors=True,  # it may be a key
     )
 
     model: str | None = Field(
         default=None,
+        min_length=1,
         description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
         "embedded model.",
     )
@@ -39,10 +46,16 @@ class Settings(BaseSettings):
         description="Directory for what is converted or downloaded; without it, the user's cache directory.",
     )
     store: str | None = Field(
-        default=None, description="Directory or fsspec URL of published versions, instead of --model; watched."
+        default=None,
+        min_length=1,
+        description="Directory or fsspec URL of published versions, instead of --model; watched.",
     )
-    alias: str = Field(default="stable", description="Alias of the store that is served, whatever it comes to mean.")
-    poll_seconds: float = Field(default=10.0, gt=0, description="Seconds between two looks at the store.")
+    alias: str = Field(
+        default="stable", min_length=1, description="Alias of the store that is served, whatever it comes to mean."
+    )
+    poll_seconds: float = Field(
+        default=10.0, gt=0, allow_inf_nan=False, description="Seconds between two looks at the store."
+    )
     max_resident_versions: int = Field(
         default=2, ge=1, description="Versions in memory, for requests that name one; one more while it is loaded."
     )
@@ -50,19 +63,26 @@ class Settings(BaseSettings):
         default=False, description="Serve a version with another tokenizer, which finds nothing in existing indexes."
     )
     canary_min_active_tokens: float = Field(
-        default=2.0, ge=0, description="Tokens of a golden vector on average; a version with fewer is refused."
+        default=2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Tokens of a golden vector on average; a version with fewer is refused.",
     )
     canary_max_active_tokens: float = Field(
-        default=2000.0, gt=0, description="Tokens of a golden vector on average; a version with more is refused."
+        default=2000.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Tokens of a golden vector on average; a version with more is refused.",
     )
     canary_min_overlap: float = Field(
         default=0.3,
         ge=0,
         le=1,
+        allow_inf_nan=False,
         description="Share of ten heaviest words that a new version has in common with the one served, at least.",
     )
-    api_keys: str = Field(
-        default="",
+    api_keys: SecretStr = Field(
+        default=SecretStr(""),
         description="Clients that may ask, NAME:SHA256 each (`python -m app.access NAME`); without, anybody.",
     )
     api_keys_file: Path | None = Field(
@@ -71,8 +91,10 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         default=None, description="Key of the /admin routes, sent as a bearer token; without one they are closed."
     )
+    admin_key_file: Path | None = Field(default=None, description="File that holds the key of the /admin routes.")
     host: str = Field(
-        default="127.0.0.1", description="Address to listen on; 0.0.0.0 to be reachable from other machines."
+        default="127.0.0.1",
+        description="Address to listen on; 0.0.0.0 to be reachable from other machines.",
     )
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
     ssl_certfile: Path | None = Field(
@@ -82,9 +104,15 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         default="", description="Web origins whose pages may ask, separated by commas; * for all, empty for none."
     )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks whose X-Forwarded-For names the client, separated by commas; none by "
+        "default, so that nobody passes for another.",
+    )
     client_timeout_seconds: float = Field(
         default=60.0,
         gt=0,
+        allow_inf_nan=False,
         description="Seconds that a client has for the headers of a request, again for its body, and again to read.",
     )
     encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
@@ -118,7 +146,10 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."
     )
     request_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="Seconds after which a request that is not encoded yet is given up with 503."
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds after which a request that is not encoded yet is given up with 503.",
     )
     top_k_document: int = Field(
         default=256, ge=1, description="Tokens kept for a document, the heaviest ones, unless the request says top_k."
@@ -126,12 +157,23 @@ class Settings(BaseSettings):
     top_k_query: int = Field(
         default=64, ge=1, le=256, description="Tokens kept for a query, the heaviest, unless the request says top_k."
     )
+    long_texts: Literal["cut", "windows"] = Field(
+        default="cut",
+        description="Documents longer than the model reads: cut off, or encoded in overlapping windows, unless the "
+        "request says long_texts.",
+    )
+    max_windows: int = Field(
+        default=32, ge=2, description="Windows of one document; what is beyond is cut off, or refused."
+    )
     dotted_tokens: Literal["drop", "replace"] = Field(
         default="drop",
         description="Tokens with a dot, which OpenSearch takes for a path: leave out, or write with a look-alike.",
     )
     drain_seconds: float = Field(
-        default=1.0, ge=0, description="Seconds between SIGTERM (not ready any more) and the end of listening."
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds between SIGTERM (not ready any more) and the end of listening.",
     )
     shutdown_grace_seconds: int = Field(
         default=60, ge=1, description="Seconds that accepted requests have to finish once listening has ended."
@@ -155,6 +197,102 @@ class Settings(BaseSettings):
             raise ValueError("model and store both say what to serve: give one of them")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
+        if self.canary_min_active_tokens > self.canary_max_active_tokens:
+            raise ValueError(
+                f"canary_min_active_tokens {self.canary_min_active_tokens:g} exceeds canary_max_active_tokens "
+                f"{self.canary_max_active_tokens:g}, so every version would be refused: lower the former"
+            )
+        if self.admin_key and self.admin_key_file:
+            raise ValueError("admin_key and admin_key_file both say the key of the admin routes: give one of them")
         if self.store and (self.max_length_document or self.max_length_query):
             raise ValueError("the versions of a store say their own lengths: leave out those of documents and queries")
         return self
+
+    @field_validator("ssl_certfile", "ssl_keyfile", "api_keys_file", "admin_key_file")
+    @classmethod
+    def _is_a_file(cls, path: Path | None) -> Path | None:
+        if path and not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return path
+
+    @field_validator("admin_key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not key.get_secret_value().strip():
+            raise ValueError("an empty key would let everybody in: leave the setting out to close the admin routes")
+        return key
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_url(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not _is_web_address(endpoint):
+            raise ValueError("expected a URL, such as http://collector:4318")
+        return endpoint
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        for origin in re.split(r"[\s,]+", origins.strip()) if origins.strip() else []:
+            if origin != "*" and (not _is_web_address(origin) or urlsplit(origin).path):
+                raise ValueError(f"{origin!r} is no origin, such as https://a.example (no path, no slash at the end)")
+        return origins
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, proxies: str) -> str:
+        for proxy in filter(None, proxies.split(",")):
+            try:
+                ipaddress.ip_network(proxy.strip())
+            except ValueError as error:
+                raise ValueError(f"{proxy.strip()!r} is no address or network, such as 10.0.0.0/8: {error}") from None
+        return proxies
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if not host.strip():
+            raise ValueError("an empty host would mean every address: 0.0.0.0 says so")
+        return host
+
+    def the_admin_key(self) -> SecretStr | None:
+        """From the setting or its file.
+
+        :raises ValueError: if the file cannot be read or is empty.
+        """
+        if self.admin_key_file is None:
+            return self.admin_key
+        try:
+            key = self.admin_key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"admin_key_file {self.admin_key_file} cannot be read: {type(error).__name__}") from None
+        if not key:
+            raise ValueError(f"admin_key_file {self.admin_key_file} is empty")
+        return SecretStr(key)
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+def complaint(error: ValidationError | SettingsError) -> str:
+    """What is wrong with which setting, a line each, and never a key."""
+    if isinstance(error, SettingsError):  # repeats what it does not know, values included
+        flags = re.findall(r"--[\w-]+", str(error))
+        return f"unknown or incomplete flag {', '.join(flags)}: --help lists all" if flags else "a flag cannot be read"
+    return "\n".join(map(_complaint, error.errors(include_url=False)))
+
+
+def _complaint(error: ErrorDetails) -> str:
+    name = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if not name:  # of several settings, which the message names
+        return message
+    given = "" if name in SECRETS else f" (got {error['input']!r})"
+    return f"{name}: {message}{given}"
+
+
+SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}

@@ -35,23 +35,23 @@ class Layout:
 
     architecture: Architecture
     config: dict[str, Any]  #: complete: every field that computing the model needs
-    shape: Layers
+    layers: Layers
     has_bias: bool  #: whether there is an output bias
 
     @property
     def embedding(self) -> str:
         """The name of the matrix [vocabulary, size] of the input, and of the output where both are tied."""
-        return self.shape.words
+        return self.layers.words
 
     @property
     def decoder(self) -> str:
         """The name of the output matrix where it is one of its own."""
-        return self.shape.decoders[0]
+        return self.layers.decoders[0]
 
     @property
     def biases(self) -> tuple[str, ...]:
         """Names of the output bias [vocabulary]; transformers keeps some twice, the last one counts."""
-        return self.shape.decoder_biases[::-1] if self.has_bias else ()
+        return self.layers.decoder_biases[::-1] if self.has_bias else ()
 
     @property
     def vocabulary_size(self) -> int:
@@ -60,12 +60,12 @@ class Layout:
     @property
     def positions(self) -> int:
         """Tokens of the longest text."""
-        return int(self.config["max_position_embeddings"]) - self.shape.first_position
+        return int(self.config["max_position_embeddings"]) - self.layers.first_position
 
     @property
     def pad_is_position(self) -> bool:
         """Whether positions are counted from `pad_token_id` on, so that it stays as it is."""
-        return self.shape.first_position > 0
+        return self.layers.first_position > 0
 
 
 def layout_of_config(config: Mapping[str, Any]) -> Layout:
@@ -87,11 +87,11 @@ def layout(architecture: Architecture, fields: Fields) -> Layout:
     """:raises FieldError: if a field of the config is wrong."""
     fields.choice("position_embedding_type", "absolute", ("absolute",))
     row = ARCHITECTURES[architecture]
-    config, shape = row.read(fields)
+    config, layers = row.read(fields)
     made = Layout(
         architecture=architecture,
         config={"model_type": row.model_type, **config},
-        shape=shape,
+        layers=layers,
         has_bias=fields.flag("decoder_bias", True),
     )
     for size, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):

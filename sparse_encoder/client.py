@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     top_k: int
     min_weight: float
     truncate: Literal["end", "error"]
+    long_texts: Literal["cut", "windows"]  #: of documents
     version: str  #: model version or alias
 
 

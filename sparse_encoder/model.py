@@ -119,7 +119,7 @@ class SpladeModel(nn.Module):
         super().__init__()
         self.lexical = isinstance(mlm, LexicalBertForMaskedLM)
         self.architecture = architecture_of(mlm)
-        self._shape = layout(self.architecture, Fields(mlm.config.to_dict())).shape
+        self._layers = layout(self.architecture, Fields(mlm.config.to_dict())).layers
         self.mlm: Any = mlm  # whose attributes depend on its family
         self.register_buffer("emitted", emitted, persistent=False)
         self.emitted: Tensor | None
@@ -157,8 +157,8 @@ class SpladeModel(nn.Module):
 
     def _head(self, states: Tensor) -> Tensor:
         """What stands between the last hidden state and the decoder."""
-        dense, norm = (self.mlm.get_submodule(name) for name in (self._shape.head_dense, self._shape.head_norm))
-        out: Tensor = norm(ACT2FN[self._shape.head_activation](dense(states)))
+        dense, norm = (self.mlm.get_submodule(name) for name in (self._layers.head_dense, self._layers.head_norm))
+        out: Tensor = norm(ACT2FN[self._layers.head_activation](dense(states)))
         return out
 
     def max_logits(
@@ -181,7 +181,8 @@ class SpladeModel(nn.Module):
         result: Tensor = MaxLogits.apply(transformed, mask, weight, bias, dtype)  # type: ignore[no-untyped-call]
         if self.headed is None:
             return result
-        constant: Tensor = self.decoder.bias[rows].expand(len(result), -1)
+        # A text in which nothing speaks has no word at all.
+        constant = torch.where(mask.any(1, keepdim=True), self.decoder.bias[rows], -torch.inf)
         return constant.index_copy(1, self.headed, result)
 
     def signed_weights(

@@ -5,13 +5,23 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
 
 PAD_TOKEN = "[PAD]"
+#: Share of a window that the next one has as well, at least: what a border cuts in two is whole in one of them.
+WINDOW_OVERLAP = 1 / 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+#: Characters that are read for each token that a model takes: at first, and so many times as many while they have fewer
+#: tokens than that, up to the last. A text that has fewer by then is white space or one endless word.
+FIRST_CHARACTERS, TIMES, LAST_CHARACTERS = 8, 8, 256
+#: Tokens beyond the last one that a model takes: where a text is cut, its last tokens may differ.
+SPARE_TOKENS = 16
+#: Letters that a single character has in compatibility forms (U+FDFA), at most.
+MOST_UNFOLDED = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +73,96 @@ class Tokenizer:
         return cls(backend)
 
     def encode_batch(self, texts: Sequence[str], max_length: int) -> list[TokenisedText]:
-        """One `TokenisedText` for each text, in order; other threads run during most of the work.
+        """One `TokenisedText` for each text, in order: the first window of `encode_windows`.
+
+        :raises ValueError: if `max_length` leaves no room for content.
+        """
+        return [text for (text,) in self.encode_windows(texts, max_length, 1)]
+
+    def encode_windows(self, texts: Sequence[str], max_length: int, most: int) -> list[list[TokenisedText]]:
+        """For each text its windows, in order; other threads run during most of the work.
+
+        Of a long text only the beginning is normalised and tokenised, as much of it as has `max_length` tokens; so the
+        work is bounded by `most_characters` for each text, whatever its characters unfold to. What is beyond is cut
+        off as well if there are fewer tokens in that.
 
         Texts are put in Unicode normal form C, so that decomposed Hangul (as macOS writes it) equals composed Hangul.
         A lone surrogate, which no UTF-8 text has but JSON escapes can spell, counts as U+FFFD. What is longer than
-        `max_length` tokens loses its end, never its closing special tokens.
+        `max_length` tokens comes in windows of about one length, evenly over the text, neighbours with
+        `WINDOW_OVERLAP` in common or more; what is too long for `most` of them loses its end, and the last one says so.
+        Each has the special tokens around it.
 
         :raises ValueError: if `max_length` leaves no room for content.
         """
         room = max_length - self._template_tokens
         if room < 1:
             raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
-        contents = self._backend.encode_batch_fast([normalise(text) for text in texts], add_special_tokens=False)
-        return [self._finish(content, room) for content in contents]
+        reach = room + (most - 1) * widest_step(room)
+        found: dict[int, list[TokenisedText]] = {}
+        missing = list(range(len(texts)))
+        characters, last = FIRST_CHARACTERS * reach, LAST_CHARACTERS * reach
+        while missing:
+            beginnings = [beginning(texts[index], characters) for index in missing]
+            contents = self._backend.encode_batch_fast(list(map(normalise, beginnings)), add_special_tokens=False)
+            for index, begun, content in zip(missing, beginnings, contents, strict=True):
+                whole = len(begun) == len(texts[index]) or not texts[index][len(begun) :].strip()
+                if whole or characters >= last or len(content) >= reach + SPARE_TOKENS:
+                    found[index] = self._windows(content, room, most, truncated=not whole)
+            missing = [index for index in missing if index not in found]
+            characters = min(TIMES * characters, last)
+        return [found[index] for index in range(len(texts))]
 
-    def _finish(self, content: tokenizers.Encoding, room: int) -> TokenisedText:
-        truncated = len(content) > room
-        if truncated:
-            content.truncate(room)
-        ids = self._backend.post_process(content).ids
-        return TokenisedText(ids, truncated, sum(id_ not in self._special_ids for id_ in ids))
+    def most_characters(self, max_length: int, most: int = 1) -> int:
+        """Of a text that are read at first, for at most `most` windows of `max_length` tokens."""
+        room = max_length - self._template_tokens
+        return FIRST_CHARACTERS * (room + (most - 1) * widest_step(room))
+
+    def _windows(self, content: tokenizers.Encoding, room: int, most: int, *, truncated: bool) -> list[TokenisedText]:
+        step = window_step(len(content), room, most)
+        windows = [content]
+        if len(content) > room:
+            content.truncate(room, stride=room - step)
+            windows += content.overflowing
+        truncated = truncated or len(windows) > most
+        finished = []
+        for window in windows[:most]:
+            ids = self._backend.post_process(window).ids
+            finished.append(TokenisedText(ids, False, sum(id_ not in self._special_ids for id_ in ids)))
+        finished[-1] = replace(finished[-1], truncated=truncated)
+        return finished
+
+
+def widest_step(room: int) -> int:
+    """From the start of one window of `room` tokens to the start of the next, at most."""
+    return max(1, room - int(room * WINDOW_OVERLAP))
+
+
+def window_step(tokens: int, room: int, most: int) -> int:
+    """From the start of one window of `room` tokens to the start of the next, such that as few as will do, and `most`
+    at most, reach over `tokens`, or as far as they can; the last window is then nearly as long as the others."""
+    widest = widest_step(room)
+    steps = min(-(-max(0, tokens - room) // widest), most - 1)
+    return min(widest, -(-max(0, tokens - room) // steps)) if steps else room
 
 
 def normalise(text: str) -> str:
     """`text` in Unicode normal form C, with U+FFFD for what UTF-8 cannot hold."""
     return unicodedata.normalize("NFC", LONE_SURROGATE.sub("\ufffd", text))
+
+
+def unfolded(text: str) -> int:
+    """Characters of `text` in compatibility forms, as many tokenizers take it: up to `MOST_UNFOLDED` for one."""
+    return len(unicodedata.normalize("NFKC", text))
+
+
+def beginning(text: str, most: int) -> str:
+    """The longest beginning of `text` of whole words that has no more than about `most` characters when unfolded."""
+    if len(text) * MOST_UNFOLDED <= most:
+        return text
+    begun = text[:most]
+    while (characters := unfolded(begun)) > most and len(begun) > 1:
+        begun = begun[: len(begun) * most // characters]
+    if len(begun) == len(text):
+        return text
+    blank = max(begun.rfind(" "), begun.rfind("\n"))
+    return begun[:blank] if 2 * blank > len(begun) else begun  # else it is one long word, cut anywhere

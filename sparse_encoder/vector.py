@@ -72,7 +72,8 @@ class SparseVector:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1 or None, got {top_k}")
-        keep = int(np.count_nonzero(self.weights >= min_weight))  # a prefix, since weights descend
+        least = min(min_weight, float(np.finfo(self.weights.dtype).max))
+        keep = int(np.count_nonzero(self.weights >= least))  # a prefix, since weights descend
         if top_k is not None:
             keep = min(keep, top_k)
         return SparseVector(self.ids[:keep], self.weights[:keep])
@@ -90,6 +91,17 @@ class SparseVector:
         return {
             vocabulary[token]: weight for token, weight in zip(self.ids.tolist(), self.weights.tolist(), strict=True)
         }
+
+    @classmethod
+    def maximum(cls, vectors: Sequence[SparseVector]) -> SparseVector:
+        """Every token of `vectors` at its heaviest. Empty for no vectors."""
+        if len(vectors) == 1:
+            return vectors[0]
+        ids = np.concatenate([vector.ids for vector in vectors] or [np.zeros(0, np.int32)])
+        weights = np.concatenate([vector.weights for vector in vectors] or [np.zeros(0, np.float32)])
+        order = np.lexsort((-weights, ids))
+        tokens, first = np.unique(ids[order], return_index=True)
+        return cls.from_pairs(tokens, weights[order][first])
 
     def dot(self, other: SparseVector) -> float:
         """The relevance of one text to another: the sum over shared tokens of the product of their weights."""

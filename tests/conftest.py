@@ -11,7 +11,7 @@ import pytest
 from sparse_encoder.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from transformers import BertForMaskedLM
+    from transformers import PreTrainedModel
 
 
 # No deadline, since no test asserts a time; the same examples in every run.
@@ -34,11 +34,19 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_artifact: Path) -> BertForMaskedLM:
+def tiny_model(tiny_artifact: Path) -> PreTrainedModel:
     """The torch model of `tiny_artifact`, in eval mode."""
-    from tests.tiny import load_model
+    from sparse_encoder.model import load_masked_lm
 
-    return load_model(tiny_artifact)
+    return load_masked_lm(tiny_artifact)
+
+
+@pytest.fixture(scope="session")
+def lexical_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a LexicalBert with parts and related words (see tests/lexical.py). Read it; copy it to change it."""
+    from tests.lexical import publish
+
+    return publish(tmp_path_factory.mktemp("lexical") / "artifact")
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from sparse_encoder.architectures import Architecture
 from sparse_encoder.artifact import Description, GoldenVector, InputType, TrainingOrigin, write_artifact, write_golden
 from sparse_encoder.packed import dequantise, quantise
 from sparse_encoder.query_tokens import NEVER, QueryTokens
@@ -158,28 +159,34 @@ def build_model(tokenizer: Tokenizer, seed: int = 20, bias_shift: float = 0.0) -
 
 
 @torch.no_grad()
-def highest_logits(model: BertForMaskedLM, tokenizer: Tokenizer, text: str, input_type: InputType) -> torch.Tensor:
+def highest_logits(model: PreTrainedModel, tokenizer: Tokenizer, text: str, input_type: InputType) -> torch.Tensor:
     """Each token's highest logit over the positions of one text: [vocabulary]."""
     ids = tokenizer.encode_batch([text], MAX_LENGTH[input_type])[0].ids
     logits: torch.Tensor = model(input_ids=torch.tensor([ids])).logits
     return logits[0].amax(dim=0)
 
 
-def reference_vector(model: BertForMaskedLM, tokenizer: Tokenizer, text: str, input_type: InputType) -> SparseVector:
+def reference_vector(model: PreTrainedModel, tokenizer: Tokenizer, text: str, input_type: InputType) -> SparseVector:
     """The definition of a vector, written out for one text without padding."""
     return SparseVector.from_dense(highest_logits(model, tokenizer, text, input_type).relu().log1p().numpy())
 
 
 def publish(target: Path, version: str = "tiny-v1", *, seed: int = 20, bias_shift: float = 0.0) -> Path:
     """Writes the tiny artifact at `target`; see `build_model`."""
+    return write(target, build_model(Tokenizer(build_tokenizer()), seed, bias_shift), version)
+
+
+def write(target: Path, model: PreTrainedModel, version: str, architecture: Architecture = "BertForMaskedLM") -> Path:
+    """Writes `model` of the tiny vocabulary as an artifact at `target`."""
     backend = build_tokenizer()
     tokenizer = Tokenizer(backend)
-    model = build_model(tokenizer, seed, bias_shift)
 
     def fill(directory: Path) -> None:
         model.save_pretrained(directory)
         names = {f"{token.strip('[]').lower()}_token": token for token in SPECIAL_TOKENS}
-        PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(directory)
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend, model_max_length=MAX_LENGTH["document"], **names
+        ).save_pretrained(directory)
         (directory / "README.md").write_text("# A tiny random model, for tests\n", encoding="utf-8")
         write_golden(directory / "golden.jsonl", (golden(text, input_type) for text, input_type in GOLDEN_TEXTS))
         build_query_tokens(tuple(tokenizer.vocabulary)).write(directory)
@@ -191,7 +198,7 @@ def publish(target: Path, version: str = "tiny-v1", *, seed: int = 20, bias_shif
     def describe(_: Path) -> Description:
         return Description(
             version=version,
-            architecture="BertForMaskedLM",
+            architecture=architecture,
             activation="log1p_relu",
             max_length_document=MAX_LENGTH["document"],
             max_length_query=MAX_LENGTH["query"],
@@ -203,13 +210,6 @@ def publish(target: Path, version: str = "tiny-v1", *, seed: int = 20, bias_shif
         )
 
     return write_artifact(target, fill, describe)
-
-
-def load_model(artifact: Path) -> BertForMaskedLM:
-    """The torch model of an artifact, ready to be called."""
-    model: BertForMaskedLM = BertForMaskedLM.from_pretrained(artifact)
-    model.eval()
-    return model
 
 
 def dense(vector: SparseVector, size: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

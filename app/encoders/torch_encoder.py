@@ -125,8 +125,8 @@ class TorchEncoder:
         logits = torch.cat([self._maxima(states, lengths, rows, bias) for rows, bias in tiles], 1)
         if self._headed is None:
             return logits
-        whole: Tensor = self._bias.repeat(len(lengths), 1).index_copy(1, self._headed, logits)
-        return whole
+        speaks = torch.tensor(lengths, device=logits.device).unsqueeze(1) > 0
+        return torch.where(speaks, self._bias, -torch.inf).index_copy(1, self._headed, logits)
 
     def _vectors(self, states: Tensor, lengths: list[int]) -> Tensor:
         """f32 [texts, n], from the `states` [positions, hidden] of the texts one after another."""

@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from app.engine.pace import Pace
-from app.errors import Overloaded
+from app.errors import Overloaded, TooLarge
 
 # Share of its time for which a request may be expected to wait: the batch that runs and the answer need some as well.
 IN_TIME = 0.6
+# The same of one that has nothing ahead of it: it is tried though it will be close.
+IN_TIME_ALONE = 0.8
+# A longer text counts as several: what is in flight is in memory.
+CHARACTERS_OF_A_TEXT = 8192
 
 
 class Admission:
-    """Counts the texts in flight."""
+    """Counts what is in flight, and whose.
+
+    A client may have all that the service takes, as long as no other comes; one that comes then is still taken, up to
+    its share among all that have something in flight. In all it is never more than twice what the service takes.
+    """
 
     def __init__(self, max_texts_in_flight: int, request_timeout_seconds: float, pace: Pace) -> None:
         self.texts_in_flight = 0
         self.request_timeout_seconds = request_timeout_seconds
         self.pace = pace
-        self._max_texts_in_flight = max_texts_in_flight
+        self._most = max_texts_in_flight
+        self._of_clients: Counter[str] = Counter()
+        self._all = 0  # the same added up
 
-    def enter(self, texts: int) -> None:
-        """:raises Overloaded: if there would be too many in flight; none of `texts` is taken then."""
-        if self.texts_in_flight + texts > self._max_texts_in_flight:
+    def enter(self, client: str, texts: int, characters: int) -> int:
+        """What the request counts for, to be given to `leave`.
+
+        :raises Overloaded: if there would be too much in flight; none of `texts` is taken then.
+        """
+        counted = min(texts + characters // CHARACTERS_OF_A_TEXT, max(texts, self._most))
+        own = self._of_clients[client]
+        clients = len(self._of_clients) if own else len(self._of_clients) + 1
+        within_share = own + counted <= self._most // clients
+        if self._all + counted > (2 if within_share else 1) * self._most:
+            whose = "" if own == self._all else f", {own} of this client, which shares with {clients - 1} others,"
             raise Overloaded(
-                f"{self.texts_in_flight} texts are in flight and {texts} more would exceed "
-                f"{self._max_texts_in_flight}: try again later"
+                f"{self._all} texts are in flight{whose} and {counted} more would exceed {self._most}: try again later"
             )
+        self._of_clients[client] += counted
+        self._all += counted
         self.texts_in_flight += texts
+        return counted
 
-    def leave(self, texts: int) -> None:
+    def leave(self, client: str, texts: int, counted: int) -> None:
+        """`counted`: what `enter` said."""
         self.texts_in_flight -= texts
+        self._all -= counted
+        self._of_clients[client] -= counted
+        if self._of_clients[client] <= 0:
+            del self._of_clients[client]
+
+    def tokens_in_time(self) -> int | None:
+        """That one request may have, if no other is there; None if the pace is not known."""
+        pace = self.pace.tokens_per_second
+        return int(pace * IN_TIME_ALONE * self.request_timeout_seconds) if pace else None
+
+    def refuse_if_never(self, texts: int, tokenised: int, tokens: int) -> None:
+        """What cannot be encoded in time even alone is refused before it is tokenised to the end.
+
+        `tokens`: of the first `tokenised` of `texts`.
+
+        :raises TooLarge: says how many texts can. One text is always tried.
+        """
+        if texts == 1 or not tokens:
+            return
+        seconds, most = self.pace.seconds(tokens), IN_TIME_ALONE * self.request_timeout_seconds
+        if seconds > most:
+            fitting = max(1, int(tokenised * most / seconds))
+            raise TooLarge(
+                f"{texts} texts of {tokens / tokenised:.0f} tokens take about {seconds * texts / tokenised:.0f} s, and "
+                f"a request has {self.request_timeout_seconds:g} s: send at most {fitting} of them at once",
+                "texts",
+            )
 
     def refuse_if_too_late(self, tokens: int, ahead: int) -> None:
         """A text that would only wait for its deadline is better sent elsewhere at once.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 #: Batches of queries after which a waiting document gets its turn, however many queries wait.
 QUERY_BATCHES_IN_A_ROW = 4
-#: Texts looked at for one batch, oldest first.
+#: Texts of one client, and of all others, that are looked at for one batch, oldest first.
 WINDOW = 512
+#: While queries come, a batch of documents has this share of the tokens of others, and no less than so many, since the
+#: next query waits for its end; until so many batches of documents went by without one.
+SHARE_AMONG_QUERIES = 0.125
+LEAST_AMONG_QUERIES = 128
+DOCUMENT_BATCHES_AFTER_A_QUERY = 16
 
 
 class Entry(Protocol):
@@ -19,6 +25,10 @@ class Entry(Protocol):
 
     @property
     def is_query(self) -> bool: ...
+
+    @property
+    def client(self) -> str:
+        """Whose it is; waiting clients get equal shares."""
 
     @property
     def model(self) -> object:
@@ -32,65 +42,124 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 
 
-class BatchQueue(Generic[E]):
-    """Two lanes, queries ahead of documents.
+class Lane(Generic[E]):
+    """The texts of one kind, in the order in which they came; each client gets as many tokens encoded as the others.
 
-    Every batch is led by the oldest text of its lane, so none starves, and is filled with those of its model that
-    are nearest to it in length, so little of it is padding. A waiting document is passed over at most
+    A batch is led by the oldest text of the client that was served least, filled with that client's, and with those of
+    others where there is room. A client that comes (again) is treated as if it had been served as much as the one whose
+    turn it is: neither what it had before nor that it had nothing counts.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[E] = []
+        self._served: dict[str, float] = {}  #: tokens, of the clients that wait
+        self._now = 0.0  #: what the client that led the last batch had been served before
+        self.tokens: Counter[str] = Counter()  #: that wait, by client
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def append(self, entry: E) -> None:
+        self._waiting.append(entry)
+        self.tokens[entry.client] += entry.tokens
+
+    def forget_abandoned(self) -> None:
+        self._waiting = [entry for entry in self._waiting if not entry.abandoned]
+        self._count()
+
+    def ahead(self, client: str, tokens: int) -> int:
+        """Tokens that are encoded before the last of `tokens` more of `client`, of its own and of others."""
+        own = self.tokens[client]
+        return own + sum(min(theirs, own + tokens) for other, theirs in self.tokens.items() if other != client)
+
+    def take(self, most_tokens: int) -> list[E]:
+        """Removes and returns a batch; the lane must not be empty."""
+        clients = dict.fromkeys(entry.client for entry in self._waiting)
+        self._served = {client: self._served.get(client, self._now) for client in clients}
+        leader = min(clients, key=self._served.__getitem__)  # of equals the one that waits longest
+        own = [index for index, entry in enumerate(self._waiting) if entry.client == leader][:WINDOW]
+        others = [index for index, entry in enumerate(self._waiting[: 2 * WINDOW]) if entry.client != leader][:WINDOW]
+        chosen = _fitting(self._waiting, own, others, most_tokens)
+        self._now = self._served[leader]
+        for index in chosen:
+            self._served[self._waiting[index].client] += self._waiting[index].tokens
+        batch = [self._waiting[index] for index in sorted(chosen)]
+        self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in chosen]
+        self._count()
+        return batch
+
+    def _count(self) -> None:
+        self.tokens = Counter()
+        for entry in self._waiting:
+            self.tokens[entry.client] += entry.tokens
+
+
+class BatchQueue(Generic[E]):
+    """Two lanes, queries ahead of documents, whoever they are from.
+
+    Every batch is led by a text whose turn it is, so none starves, and is filled with those of its model that are
+    nearest to it in length, so little of it is padding. A waiting document is passed over at most
     `QUERY_BATCHES_IN_A_ROW` times.
     """
 
     def __init__(self, max_batch_tokens: int) -> None:
         """`max_batch_tokens`: longest text times number of texts in a batch, at most; a longer text goes alone."""
         self._max_batch_tokens = max_batch_tokens
-        self._queries: list[E] = []
-        self._documents: list[E] = []
+        self._queries: Lane[E] = Lane()
+        self._documents: Lane[E] = Lane()
         self._query_batches_in_a_row = 0
-        self.query_tokens = 0  #: that wait, those of texts that were abandoned since the last batch included
-        self.document_tokens = 0
+        self._document_batches_in_a_row = DOCUMENT_BATCHES_AFTER_A_QUERY
 
     def __len__(self) -> int:
         return len(self._queries) + len(self._documents)
 
+    @property
+    def tokens(self) -> int:
+        """That wait, those of texts that were abandoned since the last batch included."""
+        return self._queries.tokens.total() + self._documents.tokens.total()
+
+    def ahead(self, client: str, tokens: int, *, is_query: bool) -> int:
+        """Tokens that are encoded before the last of `tokens` more of `client`, if no more come."""
+        if is_query:
+            return self._queries.ahead(client, tokens)
+        return self._queries.tokens.total() + self._documents.ahead(client, tokens)
+
     def extend(self, entries: Iterable[E]) -> None:
         for entry in entries:
-            if entry.is_query:
-                self._queries.append(entry)
-                self.query_tokens += entry.tokens
-            else:
-                self._documents.append(entry)
-                self.document_tokens += entry.tokens
+            (self._queries if entry.is_query else self._documents).append(entry)
 
     def next_batch(self) -> list[E]:
         """Removes and returns the next texts to encode; abandoned ones are dropped; empty if none wait."""
-        self._queries = [entry for entry in self._queries if not entry.abandoned]
-        self._documents = [entry for entry in self._documents if not entry.abandoned]
+        self._queries.forget_abandoned()
+        self._documents.forget_abandoned()
         documents_turn = self._documents and self._query_batches_in_a_row >= QUERY_BATCHES_IN_A_ROW
         if self._queries and not documents_turn:
             self._query_batches_in_a_row += 1
-            batch, self._queries = self._take(self._queries)
-        else:
-            self._query_batches_in_a_row = 0
-            batch, self._documents = self._take(self._documents)
-        self.query_tokens = sum(entry.tokens for entry in self._queries)
-        self.document_tokens = sum(entry.tokens for entry in self._documents)
-        return batch
+            self._document_batches_in_a_row = 0
+            return self._queries.take(self._max_batch_tokens)
+        self._query_batches_in_a_row = 0
+        if not self._documents:
+            return []
+        self._document_batches_in_a_row += 1
+        most = self._max_batch_tokens
+        if self._document_batches_in_a_row <= DOCUMENT_BATCHES_AFTER_A_QUERY:
+            most = min(most, max(LEAST_AMONG_QUERIES, int(most * SHARE_AMONG_QUERIES)))
+        return self._documents.take(most)
 
-    def _take(self, lane: list[E]) -> tuple[list[E], list[E]]:
-        """A batch led by the first of `lane`, and what is left of it, in order."""
-        if not lane:
-            return [], []
-        lead, model = lane[0].tokens, lane[0].model
-        chosen: set[int] = set()
-        shortest = longest = lead
-        together = [index for index, entry in enumerate(lane[:WINDOW]) if entry.model is model]
-        for index in sorted(together, key=lambda index: abs(lane[index].tokens - lead)):
-            tokens = lane[index].tokens
+
+def _fitting(waiting: Sequence[Entry], own: Sequence[int], others: Sequence[int], most_tokens: int) -> set[int]:
+    """Indices of a batch that is led by the first of `own`: of those first, then of `others`, the nearest in length."""
+    lead, model = waiting[own[0]].tokens, waiting[own[0]].model
+    chosen: set[int] = set()
+    shortest = longest = lead
+    for candidates in (own, others):
+        together = [index for index in candidates if waiting[index].model is model]
+        for index in sorted(together, key=lambda index: abs(waiting[index].tokens - lead)):
+            tokens = waiting[index].tokens
             low, high = min(shortest, tokens), max(longest, tokens)
             # At most about half of a row is padding: beyond that a batch of its own is cheaper.
-            fits = high * (len(chosen) + 1) <= self._max_batch_tokens and high <= 2 * low + 8
+            fits = high * (len(chosen) + 1) <= most_tokens and high <= 2 * low + 8
             if fits or not chosen:  # the lead is nearest to itself, so it comes first
                 chosen.add(index)
                 shortest, longest = low, high
-        batch = [lane[index] for index in sorted(chosen)]
-        return batch, [entry for index, entry in enumerate(lane) if index not in chosen]
+    return chosen

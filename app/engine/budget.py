@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import cycle, islice
+from typing import NamedTuple
 
 from app.encoders.base import OutOfMemory, TokenBatch
 from app.models.loaded import LoadedModel
@@ -14,8 +15,13 @@ SECONDS = 0.15
 LEAST, MOST = 256, 16_384
 
 
-def measured_batch_tokens(model: LoadedModel) -> int:
-    """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has.
+class Budget(NamedTuple):
+    batch_tokens: int
+    tokens_per_second: float | None  #: None on a device without memory for the measurement
+
+
+def measure(model: LoadedModel) -> Budget:
+    """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has; and its pace.
 
     Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
     """
@@ -31,8 +37,8 @@ def measured_batch_tokens(model: LoadedModel) -> int:
         model.encoder.encode(batch)
         tokens_a_second = TEXTS * length / (time.perf_counter() - started)
     except OutOfMemory:
-        return max(longest, LEAST)
-    return max(longest, choose_batch_tokens(tokens_a_second))
+        return Budget(max(longest, LEAST), None)
+    return Budget(max(longest, choose_batch_tokens(tokens_a_second)), tokens_a_second)
 
 
 def choose_batch_tokens(tokens_a_second: float) -> int:

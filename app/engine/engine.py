@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from app.engine.admission import Admission
 from app.engine.cache import QueryCache
@@ -23,13 +24,15 @@ from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
-from sparse_encoder.tokenizer import TokenisedText
+from sparse_encoder.tokenizer import TokenisedText, unfolded
 from sparse_encoder.vector import SparseVector
 
 # The tokenizer spreads each call over all cores itself; two callers keep a query from waiting for a long document.
 TOKENISER_THREADS = 2
 # Of a request that is tokenised on the event loop: it takes 0.1 ms, and the way to a thread and back more than that.
 SHORT_CHARACTERS = 256
+# Tokenised by one call: about 10 ms and 10 MB. Between two calls other requests get their turn.
+CHARACTERS_AT_ONCE = 64 * 1024
 EMPTY = SparseVector.from_pairs([], [])
 
 
@@ -53,6 +56,8 @@ class Statistics:
     pending_waiters: int  #: how often requests wait for one of these
     queued_texts: int  #: that wait for the encoder
     queued_tokens: int  #: of these
+    tokens_per_second: float | None  #: that the encoder lately computed; None if that is not known yet
+    tokens_in_time: int | None  #: of one request that is alone, at most
 
 
 class Engine:
@@ -70,13 +75,13 @@ class Engine:
     def start(self) -> None:
         """Starts the threads; must run on the event loop that will call `encode`."""
         self._loop = asyncio.get_running_loop()
-        self._tokenisers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
+        self._helpers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
         self._thread.start()
 
     async def stop(self) -> None:
         """Refuses new requests, answers the ones in the queue, and ends the threads."""
         await self._thread.stop()
-        self._tokenisers.shutdown(wait=False, cancel_futures=True)
+        self._helpers.shutdown(wait=False, cancel_futures=True)
 
     def statistics(self) -> Statistics:
         return Statistics(
@@ -85,6 +90,8 @@ class Engine:
             pending_waiters=self._pending.waiters,
             queued_texts=self._thread.waiting_texts(),
             queued_tokens=self._thread.waiting_tokens(),
+            tokens_per_second=self._admission.pace.tokens_per_second,
+            tokens_in_time=self._admission.tokens_in_time(),
         )
 
     async def check(self, model: LoadedModel) -> None:
@@ -103,32 +110,37 @@ class Engine:
         input_type: InputType,
         query_tokens: QueryTokens | None = None,
         *,
+        client: str = "",
         truncate: bool = True,
+        max_windows: int = 1,
     ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
-        With `query_tokens` the vectors come from that table and the encoder is not asked. Without `truncate` a
-        text must fit the model whole.
+        Clients share what the service can do, by the name `client`. With `query_tokens` the vectors come from that
+        table and the encoder is not asked. A text that is longer than the model reads is encoded in overlapping
+        windows, `max_windows` at most, and has the maximum of their vectors; what does not fit them is cut off. Without
+        `truncate` every text must fit whole.
 
         :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
             none of `texts` is taken then.
+        :raises TooLarge: if they cannot be encoded in time even alone.
         :raises TextTooLong: if a text does not fit and must not be cut.
         :raises Unavailable: if the service stops or the request times out.
         :raises EncodingFailed: if the encoder fails.
         """
         self._refuse_if_stopping()
-        self._admission.enter(len(texts))
-        job = Job(model, self._loop.create_future(), [EMPTY] * len(texts), missing=len(texts))
+        counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
+        job = Job(model, client, self._loop.create_future(), missing=len(texts))
         timeout_seconds = self._admission.request_timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._run(job, texts, input_type, query_tokens, truncate)
+                return await self._run(job, texts, input_type, query_tokens, truncate, max_windows)
         except TimeoutError:
             raise Unavailable(
                 f"not encoded within {timeout_seconds:g} s: send fewer texts at once, or try again later"
             ) from None
         finally:
-            self._admission.leave(len(texts))
+            self._admission.leave(client, len(texts), counted)
             job.abandoned = True  # which changes nothing for one that is done
             for entry in job.entries:
                 if entry.abandoned:  # the thread may drop it from now on
@@ -147,30 +159,41 @@ class Engine:
         input_type: InputType,
         query_tokens: QueryTokens | None,
         truncate: bool,
+        max_windows: int,
     ) -> Encoding:
         started = time.perf_counter()
         model, is_query = job.model, input_type == "query"
         if is_query and query_tokens is None and (cached := self._cached(model, texts)):
             self._metrics.query_cache_hits.inc(len(texts))
             return self._encoding(job, input_type, *cached, started, time.perf_counter())
-        tokenised = await self._tokenise(job, texts, input_type, truncate)
+        tokenised = await self._tokenise(job, texts, input_type, truncate, max_windows, encoder=query_tokens is None)
         queued = time.perf_counter()
-        tokens = [len(text.ids) if text.content_tokens else 0 for text in tokenised]
+        tokens = [sum(len(window.ids) for window in windows if window.content_tokens) for windows in tokenised]
         if query_tokens is not None:
-            vectors = [query_tokens.vector(text.ids) for text in tokenised]
+            vectors = [query_tokens.vector(windows[0].ids) for windows in tokenised]
             return self._encoding(job, input_type, vectors, tokens, started, queued)
-        waiting = [(index, tuple(text.ids)) for index, text in enumerate(tokenised) if text.content_tokens]
+        together = [window for windows in tokenised for window in windows]
+        waiting = [(index, tuple(window.ids)) for index, window in enumerate(together) if window.content_tokens]
+        job.vectors = [EMPTY] * len(together)
         job.missing = 0  # if it is refused, it was not abandoned
         if waiting:
-            self._admission.refuse_if_too_late(sum(tokens), self._thread.waiting_tokens(ahead_of_query=is_query))
+            ahead = self._thread.tokens_ahead(job.client, sum(tokens), is_query=is_query)
+            self._admission.refuse_if_too_late(sum(tokens), ahead)
             job.missing = len(waiting)
             self._enqueue(job, waiting, is_query)
             await job.done
         if is_query:
-            for text, found, vector, count in zip(texts, tokenised, job.vectors, tokens, strict=True):
+            for text, found, vector, count in zip(texts, together, job.vectors, tokens, strict=True):
                 if not found.truncated:  # a cut one must be refused when a request says so
                     self._query_cache.put(model.version, text, vector, count)
-        return self._encoding(job, input_type, job.vectors, tokens, started, queued)
+        return self._encoding(job, input_type, await self._merge(job, tokenised), tokens, started, queued)
+
+    async def _merge(self, job: Job, tokenised: Sequence[Sequence[TokenisedText]]) -> list[SparseVector]:
+        """One vector for each text, of those of its windows."""
+        if len(job.vectors) == len(tokenised):
+            return job.vectors
+        counts = map(len, tokenised)
+        return await self._loop.run_in_executor(self._helpers, _merged, job.vectors, list(counts))
 
     def _cached(self, model: LoadedModel, texts: Sequence[str]) -> tuple[list[SparseVector], list[int]] | None:
         """Vectors and token counts, if all texts were asked lately."""
@@ -181,21 +204,34 @@ class Engine:
         return [vector for vector, _ in known], [tokens for _, tokens in known]
 
     async def _tokenise(
-        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool
-    ) -> list[TokenisedText]:
-        most = job.model.max_length(input_type)
-        tokenise = partial(job.model.tokenizer.encode_batch, texts, most)
-        if sum(map(len, texts)) <= SHORT_CHARACTERS:
-            tokenised = tokenise()
+        self, job: Job, texts: Sequence[str], input_type: InputType, truncate: bool, max_windows: int, *, encoder: bool
+    ) -> list[list[TokenisedText]]:
+        """Of each text its windows; all but the first are of what would else be cut off. `encoder`: they are for the
+        encoder, which must be able to encode them in time."""
+        most, tokenizer = job.model.max_length(input_type), job.model.tokenizer
+        if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
+            tokenised = tokenizer.encode_windows(texts, most, max_windows)
         else:
-            tokenised = await self._loop.run_in_executor(self._tokenisers, tokenise)
-        if not truncate and (cut := [index for index, text in enumerate(tokenised) if text.truncated]):
+            tokenised, tokens = [], 0
+            for part in in_parts(texts, tokenizer.most_characters(most, max_windows)):
+                tokenise = partial(tokenizer.encode_windows, part, most, max_windows)
+                new = await self._loop.run_in_executor(self._helpers, tokenise)
+                tokenised += new
+                tokens += sum(len(window.ids) for windows in new for window in windows if window.content_tokens)
+                if encoder:
+                    job.missing = 0  # if it is refused, it was not abandoned
+                    self._admission.refuse_if_never(len(texts), len(tokenised), tokens)
+                    job.missing = len(texts)
+        cut = [index for index, windows in enumerate(tokenised) if windows[-1].truncated]
+        if cut and not truncate:
             job.missing = 0  # refused, not abandoned
+            reads = f"reads in {max_windows} windows" if max_windows > 1 else "reads"
             raise TextTooLong(
                 f"{len(cut)} of the texts, first item {cut[0]}, have more than the {most} "
-                'tokens that the model reads: split them, or send "truncate": "end"'
+                f'tokens that the model {reads}: split them, or send "truncate": "end"'
             )
-        self._metrics.truncated_texts.inc(sum(text.truncated for text in tokenised))
+        self._metrics.truncated_texts.inc(len(cut))
+        self._metrics.windows.inc(sum(len(windows) for windows in tokenised if len(windows) > 1))
         return tokenised
 
     def _enqueue(self, job: Job, texts: Sequence[tuple[int, tuple[int, ...]]], is_query: bool) -> None:
@@ -245,3 +281,21 @@ class Engine:
         for stage in ("tokenize", "queue", "encode"):
             self._metrics.stage_seconds.labels(stage).observe(getattr(encoding, f"{stage}_seconds"))
         return encoding
+
+
+def in_parts(texts: Sequence[str], most_characters: int) -> Iterator[Sequence[str]]:
+    """`texts` in order, in parts of about `CHARACTERS_AT_ONCE`; of a text no more than `most_characters` are read."""
+    begin = characters = 0
+    for index, text in enumerate(texts):
+        characters += min(len(text), most_characters)
+        if characters >= CHARACTERS_AT_ONCE:
+            yield texts[begin : index + 1]
+            begin, characters = index + 1, 0
+    if begin < len(texts):
+        yield texts[begin:]
+
+
+def _merged(vectors: Sequence[SparseVector], counts: Sequence[int]) -> list[SparseVector]:
+    """The maximum of each `counts` vectors that follow each other."""
+    rest = iter(vectors)
+    return [SparseVector.maximum(list(islice(rest, count))) for count in counts]

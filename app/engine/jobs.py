@@ -12,12 +12,13 @@ from sparse_encoder.vector import SparseVector
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The texts of one request that wait for the encoder."""
+    """The texts of one request that wait for the encoder; of a long one each window."""
 
     model: LoadedModel
+    client: str
     done: asyncio.Future[None]
-    vectors: list[SparseVector]
     missing: int  #: texts without a vector yet
+    vectors: list[SparseVector] = field(default_factory=list)
     encode_seconds: float = 0.0
     abandoned: bool = False
     entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts
@@ -25,9 +26,13 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One text in the queue, and who waits for its vector: identical texts are computed once."""
+    """One text in the queue, and which requests of its client wait for its vector: identical texts are computed once.
+
+    Not for several clients: one would wait for the turn of another.
+    """
 
     model: LoadedModel
+    client: str
     ids: tuple[int, ...] = field(repr=False)
     is_query: bool
     waiters: list[tuple[Job, int]]  #: a job, and the place of the text in it
@@ -57,7 +62,7 @@ class Pending:
     """The entries that are queued or being encoded."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[str, bool, tuple[int, ...]], Entry] = {}
+        self._entries: dict[tuple[str, str, bool, tuple[int, ...]], Entry] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -69,15 +74,15 @@ class Pending:
 
     def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
-        key = (job.model.version, is_query, ids)
+        key = (job.client, job.model.version, is_query, ids)
         entry = self._entries.get(key)
         if entry is not None and entry.model is job.model:
             entry.waiters.append((job, index))
             return entry, False
-        self._entries[key] = entry = Entry(job.model, ids, is_query, [(job, index)])
+        self._entries[key] = entry = Entry(job.model, job.client, ids, is_query, [(job, index)])
         return entry, True
 
     def remove(self, entry: Entry) -> None:
-        key = (entry.model.version, entry.is_query, entry.ids)
+        key = (entry.client, entry.model.version, entry.is_query, entry.ids)
         if self._entries.get(key) is entry:
             del self._entries[key]

@@ -7,20 +7,22 @@ NEWEST = 0.2
 
 
 class Pace:
-    """Tokens a second over recent batches that were at least half full: small ones are slower by the token."""
+    """Tokens a second over recent batches that were a tenth full or more: smaller ones are slower by the token, and
+    no measure of what many texts take; those of documents among queries are an eighth full."""
 
-    def __init__(self, max_batch_tokens: int) -> None:
-        self._full = max_batch_tokens / 2
-        self._tokens_per_second: float | None = None
+    def __init__(self, max_batch_tokens: int, tokens_per_second: float | None = None) -> None:
+        """`tokens_per_second`: as measured before the first batch, if it was."""
+        self._full = max_batch_tokens / 10
+        self.tokens_per_second = tokens_per_second
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A batch of `tokens` took `seconds`."""
         if tokens < self._full or seconds <= 0:
             return
         seen = tokens / seconds
-        known = self._tokens_per_second
-        self._tokens_per_second = seen if known is None else known + NEWEST * (seen - known)
+        known = self.tokens_per_second
+        self.tokens_per_second = seen if known is None else known + NEWEST * (seen - known)
 
     def seconds(self, tokens: int) -> float:
-        """What `tokens` will take; 0 while no full batch was seen."""
-        return tokens / self._tokens_per_second if self._tokens_per_second else 0.0
+        """What `tokens` will take; 0 while nothing is known."""
+        return tokens / self.tokens_per_second if self.tokens_per_second else 0.0

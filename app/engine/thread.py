@@ -66,10 +66,14 @@ class EncodingThread:
         with self._changed:
             return len(self._queue)
 
-    def waiting_tokens(self, *, ahead_of_query: bool = False) -> int:
-        """Tokens that wait; with `ahead_of_query` only those of queries, since a query overtakes documents."""
+    def waiting_tokens(self) -> int:
         with self._changed:
-            return self._queue.query_tokens + (0 if ahead_of_query else self._queue.document_tokens)
+            return self._queue.tokens
+
+    def tokens_ahead(self, client: str, tokens: int, *, is_query: bool) -> int:
+        """Tokens that are encoded before the last of `tokens` more of `client`."""
+        with self._changed:
+            return self._queue.ahead(client, tokens, is_query=is_query)
 
     @contextmanager
     def adding(self) -> Iterator[BatchQueue[Entry]]:

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import SecretStr
+
 ENTRY = re.compile(r"(?P<name>[\w.-]{1,64}):(?P<sha256>[0-9a-f]{64})", re.ASCII)
 POLL_SECONDS = 1.0
 
@@ -27,12 +29,12 @@ log = logging.getLogger(__name__)
 class ApiKeys:
     """The clients that may ask, from a setting and from a file that is read again when it changes."""
 
-    def __init__(self, entries: str, file: Path | None) -> None:
+    def __init__(self, entries: SecretStr, file: Path | None) -> None:
         """`entries`: `NAME:SHA256` each, separated by commas or white space; the same in `file`, `#` begins a comment.
 
         :raises ValueError: if an entry is wrong, or the file cannot be read.
         """
-        self._given = _parse(entries, "the API keys")
+        self._given = _parse(entries.get_secret_value(), "the API keys")
         self._file = file
         self._content: str | None = None
         self._read: Mapping[str, str] = {}
@@ -48,12 +50,13 @@ class ApiKeys:
 
         Takes the same time for every wrong key.
         """
-        given = hashlib.sha256(authorization.removeprefix("Bearer ").encode("utf-8", "replace")).hexdigest()
+        key = bearer_key(authorization)
+        given = hashlib.sha256((key or "").encode("utf-8", "replace")).hexdigest()
         found = None
         for name, sha256 in (*self._given.items(), *self._read.items()):
             if hmac.compare_digest(given, sha256):
                 found = name
-        return found if authorization.startswith("Bearer ") else None
+        return None if key is None else found
 
     def reload(self) -> None:
         """Reads the file.
@@ -84,6 +87,12 @@ class ApiKeys:
                 if str(error) != told:
                     told = str(error)
                     log.error("the API keys stay as they were: %s", error)
+
+
+def bearer_key(authorization: str) -> str | None:
+    """The key in an `Authorization` header, whose scheme may be written in any case; None if it is another scheme."""
+    scheme, blank, key = authorization.partition(" ")
+    return key.lstrip(" ") if blank and scheme.lower() == "bearer" else None
 
 
 def _parse(entries: str, where: str) -> dict[str, str]:

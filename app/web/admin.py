@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,7 +19,9 @@ from app.errors import (
     UnknownVersion,
 )
 from app.versions.stored import Stored
+from app.web.access import bearer_key
 from app.web.bodies import read_body
+from app.web.schemas import ADMIN_ERRORS
 from app.web.service import Service, get_service
 from sparse_encoder.store import StoreError, StoreRefusal, UnknownVersionError, WrongNameError
 
@@ -46,12 +48,17 @@ def _check_key(request: Request) -> None:
     key = get_service(request).admin_key
     if key is None:
         raise Forbidden("the admin routes are closed: start the service with --admin-key (SPARSE_ENCODER_ADMIN_KEY)")
-    given = request.headers.get("authorization", "")
-    if not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
+    given = bearer_key(request.headers.get("authorization", ""))
+    if given is None or not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
         raise Unauthorized('the admin key is missing or wrong: send "Authorization: Bearer KEY"')
 
 
-router = APIRouter(prefix="/admin", dependencies=[Depends(_check_key)])
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    """For OpenAPI, which FastAPI does not see: the key is checked before the body is read."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
+
+
+router = APIRouter(prefix="/admin", dependencies=[Depends(_check_key)], responses=ADMIN_ERRORS)
 
 
 @router.post("/versions/{version}/load", summary="Load a version or alias, though it was refused before")
@@ -69,7 +76,11 @@ async def load(version: str, request: Request) -> dict[str, object]:
         raise Conflict(error.message, "version") from error
 
 
-@router.put("/aliases/{name}", summary="Let an alias stand for a version, or for what another alias stands for")
+@router.put(
+    "/aliases/{name}",
+    summary="Let an alias stand for a version, or for what another alias stands for",
+    openapi_extra=_body(SetAlias),
+)
 async def set_alias(name: str, request: Request) -> dict[str, object]:
     service = get_service(request)
     body = await _read(SetAlias, request)
@@ -81,7 +92,7 @@ async def set_alias(name: str, request: Request) -> dict[str, object]:
     return await _settled(service, stored, name)
 
 
-@router.post("/rollback", summary="Let an alias stand for the version before")
+@router.post("/rollback", summary="Let an alias stand for the version before", openapi_extra=_body(Rollback))
 async def rollback(request: Request) -> dict[str, object]:
     service = get_service(request)
     body = await _read(Rollback, request)

@@ -18,6 +18,7 @@ from app.errors import ClientGone, InvalidField
 from app.models.loaded import LoadedModel
 from app.models.wire import Writer, write_vector
 from app.web.bodies import check_size
+from app.web.middleware import client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType
@@ -43,11 +44,11 @@ async def answer(request: Request, asked: EncodeRequest, write: Writer = write_v
     if service.log_texts:
         log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
     check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
-    work = _answer(service, asked, _asked_version(request, asked), write)
+    work = _answer(service, asked, _asked_version(request, asked), client_of(request.scope), write)
     return await _unless_client_leaves(request, work)
 
 
-async def _answer(service: Service, asked: EncodeRequest, version: str | None, write: Writer) -> Response:
+async def _answer(service: Service, asked: EncodeRequest, version: str | None, client: str, write: Writer) -> Response:
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
@@ -60,7 +61,13 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, w
             )
         query_tokens = _query_tokens(asked, resident.model)
         encoded = await service.engine.encode(
-            resident.model, asked.texts, input_type, query_tokens, truncate=asked.truncate == "end"
+            resident.model,
+            asked.texts,
+            input_type,
+            query_tokens,
+            client=client,
+            truncate=asked.truncate == "end",
+            max_windows=_max_windows(asked, service.limits),
         )
         started = time.perf_counter()
         body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
@@ -116,6 +123,17 @@ def _query_tokens(asked: EncodeRequest, model: LoadedModel) -> QueryTokens | Non
         asked.query_encoding is None and available and available.default
     )
     return available if wanted else None
+
+
+def _max_windows(asked: EncodeRequest, limits: Limits) -> int:
+    """In how many windows a text is encoded at most; 1: what the model does not read at once is cut off."""
+    if asked.input_type == "query":
+        if asked.long_texts:
+            raise InvalidField(
+                'long_texts is for documents: leave it out, or send "input_type": "document"', "long_texts"
+            )
+        return 1
+    return limits.max_windows if (asked.long_texts or limits.long_texts) == "windows" else 1
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.metrics import CONTENT_TYPE
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
-from app.web.schemas import EXAMPLES, EncodeRequest
+from app.web.schemas import ENCODING_ERRORS, EXAMPLES, EncodeRequest
 from app.web.service import get_service
 
 router = APIRouter()
@@ -30,17 +30,7 @@ router = APIRouter()
                 }
             },
         },
-        **{
-            status: {"description": f'{text}: `{{"error": {{"type", "message", "param"}}}}`'}
-            for status, text in {
-                400: "The body is not JSON",
-                404: "No such version or alias; names those that exist",
-                413: "Too many bytes or texts",
-                422: "A field is unknown or wrong",
-                429: "Too much in flight",
-                503: "Stopping, or not encoded in time",
-            }.items()
-        },
+        **ENCODING_ERRORS,
     },
     openapi_extra={
         "requestBody": {
@@ -75,12 +65,17 @@ async def livez() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@router.get("/readyz", summary="Would a request be answered now?", responses={503: {"description": "No; says why."}})
+@router.get("/readyz", summary="Would a request be answered now?")
 async def readyz(request: Request) -> dict[str, str]:
     """Not from SIGTERM on. If the last batch failed, a probe is encoded to find out."""
     return {"status": "ready", "version": await get_service(request).check()}
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     return Response(get_service(request).metrics.render(), media_type=CONTENT_TYPE)

@@ -22,6 +22,7 @@ async def info(request: Request) -> JSONResponse:
     service = get_service(request)
     model = service.versions.serving.model
     manifest, tokens = model.manifest, model.query_tokens
+    statistics = service.engine.statistics()
     return JSONResponse(
         {
             "model": {
@@ -40,7 +41,8 @@ async def info(request: Request) -> JSONResponse:
             },
             "versions": {"serving": manifest.version, **(service.stored.describe() if service.stored else {})},
             "device": model.encoder.device,
-            "limits": asdict(service.limits),
+            "limits": {**asdict(service.limits), "tokens_per_request": statistics.tokens_in_time},
+            "tokens_per_second": statistics.tokens_per_second,
             **_as_text_embeddings_inference(service),
         }
     )

@@ -3,6 +3,7 @@ whether its client may ask."""
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import re
 import time
@@ -29,6 +30,25 @@ SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 log = logging.getLogger(__name__)
 
 
+def client_of(scope: Scope) -> str:
+    """Whose request it is, among those who share the service: by API key, or else by address.
+
+    A client has many addresses of version 6, but hardly more than one network of 64 bits.
+    """
+    if name := scope.get(CLIENT):
+        return f"key {name}"
+    host = scope["client"][0] if scope.get("client") else ""
+    if ":" not in host:
+        return f"address {host}"
+    try:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return f"address {host}"
+    if address.ipv4_mapped:
+        return f"address {address.ipv4_mapped}"
+    return f"address {ipaddress.IPv6Network((address, 64), strict=False)}"
+
+
 class RequestMiddleware:
     """A client's own `X-Request-Id` is kept, if it is safe to log."""
 
@@ -44,6 +64,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # what answers GET answers HEAD; without the body, see below
+            scope = {**scope, "method": "GET"}
         given = Headers(scope=scope).get("x-request-id", "")
         identifier = given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(identifier)
@@ -57,6 +80,8 @@ class RequestMiddleware:
                 headers["X-Request-Id"] = identifier
                 if self._lifecycle.draining:
                     headers["Connection"] = "close"
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -68,7 +93,7 @@ class RequestMiddleware:
             self._metrics.requests.labels(path, status).inc()
             self._metrics.request_seconds.labels(path).observe(seconds)
             fields = {
-                "method": scope["method"],
+                "method": method,
                 "path": scope["path"],
                 "status": status,
                 "milliseconds": round(seconds * 1000, 2),

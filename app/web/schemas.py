@@ -9,6 +9,8 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
 INPUT_TYPE_NAMES = ("input_type", "content_type")
 
+LongTexts = Literal["cut", "windows"]
+
 
 def check_texts(value: object) -> list[str]:
     """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces."""
@@ -64,6 +66,11 @@ class EncodeRequest(BaseModel):
     truncate: Annotated[Literal["end", "error"], BeforeValidator(_lower)] = Field(
         "end", description="What becomes of a text that is longer than the model reads: loses its end, or an error."
     )
+    long_texts: Annotated[LongTexts | None, BeforeValidator(_lower)] = Field(
+        None,
+        description="What becomes of a document that is longer than the model reads: cut loses its end, windows are "
+        "encoded one by one and give each token its heaviest weight; without it, as the service is set.",
+    )
     min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="Drop tokens with a weight below this one.")
 
     @model_validator(mode="before")
@@ -95,4 +102,52 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {"texts": ["인공지능 규제 법안"], "sparse_embedding_format": "token_id"},
     },
     "bare_list": {"summary": "목록만", "value": ["손해배상", "인공지능"]},
+}
+
+
+class ErrorDetail(BaseModel):
+    type: str = Field(description="Which kind of error it is, for programs.")
+    message: str = Field(description="What is wrong with what, and what to do.")
+    param: str | None = Field(description="The field of the request that is wrong, if one is.")
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer other than 200."""
+
+    error: ErrorDetail
+
+
+#: What any route may answer, in OpenAPI; a service without API keys never answers 401.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        400: "Not HTTP, or the body is not JSON",
+        401: "The key is missing or wrong",
+        405: "The path does not take this method",
+        408: "The request was not complete in time",
+        431: "Too many headers, or too long ones",
+        500: "An error of the service, whose log says more",
+        503: "Stopping, or not in time",
+    }.items()
+}
+#: What the routes may answer too that encode texts.
+ENCODING_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        404: "No such version or alias; names those that exist",
+        413: "Too many bytes, texts or characters, or more tokens than can be encoded in time; says how many can",
+        422: "A field is unknown or wrong",
+        429: "Too much in flight",
+    }.items()
+}
+#: And those of the admin routes.
+ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in {
+        403: "The admin routes are closed: the service has no admin key",
+        404: "No such version or alias",
+        409: "Understood and not done; says why",
+        413: "Too many bytes",
+        422: "A field is unknown or wrong",
+    }.items()
 }

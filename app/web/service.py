@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fastapi import Request
+from pydantic import SecretStr
 
 from app.engine.engine import Engine
 from app.errors import ServiceError, Unavailable, UnknownVersion
@@ -12,6 +13,7 @@ from app.metrics import Metrics
 from app.versions.resident import Resident, Versions
 from app.versions.stored import Stored
 from app.web.lifecycle import Lifecycle
+from app.web.schemas import LongTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Limits:
     request_timeout_seconds: float
     top_k_document: int
     top_k_query: int
+    long_texts: LongTexts
+    max_windows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Service:
     limits: Limits
     lifecycle: Lifecycle
     metrics: Metrics
-    admin_key: str | None = field(repr=False)
+    admin_key: SecretStr | None
     log_texts: bool
 
     async def find(self, name: str | None) -> Resident:

@@ -16,7 +16,7 @@ from app.errors import ERROR_TYPE, InvalidField, ServiceError, TextTooLong
 from app.models.wire import write_index_values
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
-from app.web.schemas import EncodeRequest, check_texts
+from app.web.schemas import EncodeRequest, ErrorAnswer, check_texts
 from app.web.service import get_service
 
 #: Its status and type for ours; everything else is a request that is wrong.
@@ -33,11 +33,23 @@ class EmbedSparseRequest(BaseModel):
     inputs: Annotated[list[str], PlainValidator(check_texts, json_schema_input_type=list[str] | str)] = Field(
         description="One text, or a list of them."
     )
-    truncate: bool | None = Field(None, description="Cut a text that is too long (default), or answer 413.")
+    truncate: bool | None = Field(
+        None, strict=True, description="Cut a text that is too long (default), or answer 413."
+    )
     truncation_direction: Literal["right", "Right"] = Field("right", description="Only the end can be cut off.")
     prompt_name: Literal["query", "document", "passage"] | None = Field(
         None, description="What the texts are; without it, documents."
     )
+
+
+class TeiWeight(BaseModel):
+    index: int
+    value: float
+
+
+class TeiError(BaseModel):
+    error: str
+    error_type: str
 
 
 @router.post(
@@ -47,8 +59,14 @@ class EmbedSparseRequest(BaseModel):
     responses={
         200: {
             "description": "A list for each text, in order, of its token ids with weights.",
-            "content": {"application/json": {"example": [[{"index": 1012, "value": 0.98}]]}},
-        }
+            "content": {
+                "application/json": {
+                    "schema": {"type": "array", "items": {"type": "array", "items": TeiWeight.model_json_schema()}},
+                    "example": [[{"index": 1012, "value": 0.98}]],
+                }
+            },
+        },
+        **{status: {"model": TeiError | ErrorAnswer} for status in (400, 404, 413, 422, 424, 429, 503)},
     },
     openapi_extra={
         "requestBody": {
@@ -76,7 +94,12 @@ async def embed_sparse(request: Request) -> Response:
         return _error(request, error, *ERRORS.get(error.status, (error.status, "Validation")))
 
 
-@router.get("/health", summary="Would a request be answered now? As text-embeddings-inference answers")
+@router.get(
+    "/health",
+    summary="Would a request be answered now? As text-embeddings-inference answers",
+    response_class=Response,
+    responses={200: {"description": "Yes; without a body."}, 503: {"model": TeiError}},
+)
 async def health(request: Request) -> Response:
     try:
         await get_service(request).check()

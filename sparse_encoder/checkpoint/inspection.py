@@ -24,7 +24,7 @@ def of_source(source: Source) -> Iterator[str]:
     """Lines about a checkpoint that would be converted."""
     layout, tokenizer = source.layout, source.tokenizer
     yield f"kind: {source.shape.kind}"
-    yield f"architecture: {layout.architecture}, {layout.vocabulary_size:,} x {layout.shape.embedding_size} embeddings"
+    yield f"architecture: {layout.architecture}, {layout.vocabulary_size:,} x {layout.layers.embedding_size} embeddings"
     dtypes = sorted({tensor.dtype for tensor in source.tensors.values()})
     yield f"weights: {len(source.tensors)} tensors, {', '.join(dtypes)}"
     yield f"weight of a token: {source.shape.activation}, {source.shape.pooling} over positions"

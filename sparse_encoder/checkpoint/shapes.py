@@ -10,7 +10,7 @@ from typing import Any
 from sparse_encoder.artifact import MANIFEST, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 
-MODULES, ROUTER, PROMPTS = "modules.json", "router_config.json", "config_sentence_transformers.json"
+MODULES, ROUTER = "modules.json", "router_config.json"
 #: Names of sentence-transformers; it means a logarithm after either.
 _ACTIVATIONS: dict[str, Activation] = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 
@@ -123,7 +123,7 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
 
 
 def _refuse_prompts(directory: Directory) -> None:
-    settings = directory.settings(PROMPTS)
+    settings = directory.settings("config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise SourceError(

@@ -96,7 +96,7 @@ class Source:
         :raises SourceError: if one holds NaN or infinity.
         """
         size, plan = self.tokenizer.size, self.layout
-        weights = {name: self.tensors[name].read() for name in plan.shape.body}
+        weights = {name: self.tensors[name].read() for name in plan.layers.body}
         embedding = weights[plan.embedding] = self.tensors[plan.embedding].read()[:size]
         decoder = self.tensors[plan.decoder].read()[:size] if plan.decoder in self.tensors else embedding
         tied = decoder is embedding or np.array_equal(decoder, embedding)
@@ -165,8 +165,8 @@ def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str
         wrapped = [name for name in named if name.endswith(f".{plan.embedding}")]
         prefix = wrapped[0].removesuffix(plan.embedding) if len(wrapped) == 1 else ""
         named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
-    vocabulary, size = plan.vocabulary_size, plan.shape.embedding_size
-    expected = {plan.embedding: (vocabulary, size), **plan.shape.body}
+    vocabulary, size = plan.vocabulary_size, plan.layers.embedding_size
+    expected = {plan.embedding: (vocabulary, size), **plan.layers.body}
     missing = sorted(expected.keys() - named.keys())
     if missing:
         raise SourceError(

@@ -74,7 +74,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], bool, str, str]] = {
     "truncated file": (_truncated, True, "fetch", "bytes instead of"),
     "unknown format": (_unknown_format, True, "fetch", "format_version 99"),
     "other tokenizer": (_other_tokenizer, False, "vocabulary", "documents indexed before would no longer match"),
-    "other architecture": (_other_architecture, False, "load", "the activation 'tan'"),
+    "other architecture": (_other_architecture, False, "load", "hidden_act 'tan'"),
     "golden mismatch": (_golden_mismatch, False, "golden", "does not reproduce line 1"),
     "NaN weights": (_nan_weights, False, "load", "holds NaN or infinity"),
 }

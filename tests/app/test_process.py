@@ -24,6 +24,8 @@ from app.__main__ import main
 from tests.app.server import Server, running, start
 from tests.tiny import SENTENCES
 
+pytestmark = pytest.mark.slow
+
 #: In a lower precision a vector depends a little on what else is in its batch.
 EXACT = ("--encoder-threads", "1", "--precision", "f32")
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.app.soak import Publisher
 from tests.k8s.test_manifests import MONITORING, expressions, tool
 from tests.tiny import SENTENCES
+
+pytestmark = pytest.mark.slow
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from app.opensearch.cluster import RequestFailed
 from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, serve
 
 # The first test downloads OpenSearch.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("empty")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("empty")]
 
 
 def test_a_second_setup_changes_nothing_and_check_passes(live: Live, run: Run, encoder: Setup) -> None:

@@ -13,7 +13,7 @@ from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, assert_vectors, d
 from tests.tiny import SENTENCES
 
 # The first test downloads OpenSearch.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
 
 
 def test_batches_of_a_bulk_get_the_vectors_of_the_service(

@@ -19,7 +19,7 @@ from tests.opensearch.live import DOCUMENTS, Live, Run, assert_vectors, encode_r
 from tests.tiny import SENTENCES, publish
 
 # The first test downloads OpenSearch.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
 
 
 def test_a_service_that_is_full_is_asked_again(live: Live, run: Run, tiny_artifact: Path) -> None:

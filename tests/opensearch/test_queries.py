@@ -12,7 +12,7 @@ from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, assert_vectors, d
 from tests.tiny import SENTENCES
 
 # The first test downloads OpenSearch.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
 
 
 WORDS = [

@@ -25,8 +25,9 @@ from sparse_encoder.artifact import (
     write_artifact,
     write_golden,
 )
+from sparse_encoder.model import load_masked_lm
 from sparse_encoder.tokenizer import Tokenizer
-from tests.tiny import dense, load_model, reference_vector
+from tests.tiny import dense, reference_vector
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTION = Description(
@@ -87,7 +88,7 @@ def test_the_description_may_depend_on_what_was_written(tmp_path: Path) -> None:
 
 def test_a_real_checkpoint_gives_its_golden_vectors(tiny_artifact: Path) -> None:
     artifact = read_artifact(tiny_artifact)
-    model, tokenizer = load_model(artifact.path), Tokenizer.from_file(artifact.path / "tokenizer.json")
+    model, tokenizer = load_masked_lm(artifact.path), Tokenizer.from_file(artifact.path / "tokenizer.json")
     size = artifact.manifest.vocabulary_size
     assert size == len(tokenizer.vocabulary)
     for golden in artifact.golden():
@@ -289,6 +290,7 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
     script = (
         "import os, pathlib\n"

@@ -35,6 +35,8 @@ from sparse_encoder.client import (
 from tests.app.server import Server, running
 from tests.tiny import SENTENCES
 
+pytestmark = pytest.mark.slow
+
 Encode = Callable[..., Encoded]
 Answer = tuple[int, dict[str, str], object]  #: status, headers, document
 

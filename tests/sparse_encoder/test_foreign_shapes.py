@@ -14,7 +14,6 @@ from sentence_transformers.sparse_encoder import SparseEncoder
 
 from sparse_encoder.artifact import Artifact, InputType, read_artifact
 from sparse_encoder.checkpoint.convert import convert
-from sparse_encoder.checkpoint.directory import SourceError
 from sparse_encoder.checkpoint.reference import REFERENCE, Reference
 from sparse_encoder.checkpoint.source import Choices, Source, read_source
 from sparse_encoder.query_tokens import QueryTokens
@@ -68,21 +67,6 @@ def test_sentence_transformers(shape: str, tmp_path: Path) -> None:
     double = shape == "splade_double" or shape.startswith("routed")
     assert manifest.activation == ("log1p_log1p_relu" if double else "log1p_relu")
     assert manifest.max_length_document == (12 if shape == "splade_short" else 64)
-
-
-@pytest.mark.parametrize(
-    ("name", "fields", "message"),
-    [
-        ("1_SpladePooling/config.json", {"activation_function": ["relu"]}, r"activation_function \['relu'\], served"),
-        ("config_sentence_transformers.json", {"default_prompt_name": ["a"]}, "must name its prompts"),
-        ("config_sentence_transformers.json", {"prompts": ["find: "]}, "must name its prompts"),
-    ],
-)
-def test_fields_of_another_type_are_refused(name: str, fields: dict[str, object], message: str, tmp_path: Path) -> None:
-    path = foreign.splade(tmp_path / "source") / name
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
-    with pytest.raises(SourceError, match=message):
-        read_source(tmp_path / "source", "x")
 
 
 @pytest.mark.parametrize("shape", foreign.INFERENCE_FREE)

@@ -19,6 +19,8 @@ from tests.app.server import ROOT, running, start
 from tests.sparse_encoder import hub as hubs
 from tests.sparse_encoder.hub import TOKEN, Hub
 
+pytestmark = pytest.mark.slow
+
 LOCATE = """
 import sys
 from sparse_encoder.checkpoint.directory import SourceError

@@ -14,6 +14,8 @@ from sparse_encoder.checkpoint.reference import REFERENCE
 from tests import foreign
 from tests.app.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "transformers"):

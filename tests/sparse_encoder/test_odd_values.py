@@ -13,6 +13,8 @@ from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.checkpoint.source import read_source
 from tests import foreign
 
+pytestmark = pytest.mark.slow
+
 ODD: list[Any] = [["a"], {"a": ["b"]}, None, "x", -1, 1.5, True, [], float("inf"), 10**30]
 #: Written by libraries, and large; what is wrong in them is for `test_hostile_checkpoints`.
 LEFT_OUT = {"tokenizer.json", "vocab.json", "model.safetensors.index.json"}

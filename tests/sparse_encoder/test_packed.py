@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from sparse_encoder.artifact import ArtifactError, read_artifact, write_artifact
 from sparse_encoder.packed import BLOCK, dequantise, pack, quantise, unpack
+from sparse_encoder.weights import Weights
 from tests.sparse_encoder.test_artifact import DESCRIPTION, fill
 from tests.tiny import publish
 
@@ -77,12 +78,23 @@ def test_a_matrix_that_is_no_matrix_is_refused(bad: float) -> None:
         quantise(np.array([[1.0, bad]], dtype=np.float32))
 
 
-def test_every_byte_comes_back(tiny_artifact: Path, packed: Path, tmp_path: Path) -> None:
-    unpacked = unpack(packed, tmp_path / "out")
-    assert unpacked.manifest == read_artifact(tiny_artifact).manifest
-    names = [entry.name for entry in tiny_artifact.iterdir()]
-    assert filecmp.cmpfiles(tiny_artifact, unpacked.path, names, shallow=False) == (names, [], [])
-    assert list(tmp_path.iterdir()) == [unpacked.path]
+@pytest.mark.parametrize("name", ["tiny_artifact", "lexical_artifact"])
+def test_every_byte_comes_back(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    artifact: Path = request.getfixturevalue(name)
+    unpacked = unpack(pack(artifact, tmp_path / "packed"), tmp_path / "out")
+    assert unpacked.manifest == read_artifact(artifact).manifest
+    names = [entry.name for entry in artifact.iterdir()]
+    assert filecmp.cmpfiles(artifact, unpacked.path, names, shallow=False) == (names, [], [])
+    assert sorted(tmp_path.iterdir()) == [unpacked.path, tmp_path / "packed"]
+
+
+def test_tables_of_words_are_read_from_the_packed_form(lexical_artifact: Path, tmp_path: Path) -> None:
+    with Weights(pack(lexical_artifact, tmp_path / "packed")) as packed, Weights(lexical_artifact) as whole:
+        assert set(packed) == set(whole) > {"own_share", "related_weight"}
+        for name in ("own_token", "last_token", "part_token", "related_token"):
+            np.testing.assert_array_equal(packed.integers(name), whole.integers(name))
+        for name in ("own_share", "related_weight", "own_weight", "relating.weight"):
+            np.testing.assert_array_equal(packed[name], whole[name])
 
 
 def test_packing_makes_the_weights_small(tiny_artifact: Path, packed: Path) -> None:

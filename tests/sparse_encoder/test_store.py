@@ -19,6 +19,8 @@ from sparse_encoder.artifact import ArtifactError, read_artifact
 from sparse_encoder.store import Store, StoreError, UnknownVersionError, who
 from tests.sparse_encoder.stores import check, make_artifact
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from tokenizers.models import WordPiece
 from transformers import AutoTokenizer
 
-from sparse_encoder.tokenizer import TokenisedText, Tokenizer, normalise
+import app
+from sparse_encoder.tokenizer import (
+    FIRST_CHARACTERS,
+    LAST_CHARACTERS,
+    MOST_UNFOLDED,
+    WINDOW_OVERLAP,
+    TokenisedText,
+    Tokenizer,
+    beginning,
+    normalise,
+    unfolded,
+    window_step,
+)
 from tests.tiny import SENTENCES, build_tokenizer
 
 TOKENIZER = Tokenizer(build_tokenizer())
@@ -74,6 +86,41 @@ def test_a_text_without_a_known_token_is_blank(text: str) -> None:
 def test_a_lone_surrogate_counts_as_the_replacement_character() -> None:
     assert encode("부동산\ud800 계약\udfff은") == encode("부동산\ufffd 계약\ufffd은")
     assert normalise("\ud800가\udfff") == "\ufffd가\ufffd"
+
+
+@given(st.integers(1, 700), st.integers(2, 60), st.integers(2, 40))
+def test_windows_cover_a_text_evenly_and_are_as_few_as_will_do(tokens: int, room: int, most: int) -> None:
+    step = window_step(tokens, room, most)
+    overlap = int(room * WINDOW_OVERLAP)
+    assert 1 <= step <= room
+    if tokens <= room:
+        return
+    assert step <= max(1, room - overlap)
+    steps = min(most - 1, -(-(tokens - room) // step))
+    covered = min(tokens, room + steps * step)
+    last = covered - steps * step
+    if covered == tokens:
+        assert room - steps < last <= room  # no short one at the end
+        assert (steps - 1) * max(1, room - overlap) + room < tokens  # one window fewer would not do
+    else:
+        assert step == max(1, room - overlap)
+
+
+def test_a_long_text_comes_in_windows_with_special_tokens_around_each() -> None:
+    text = " ".join(SENTENCES)
+    content = encode(text, 100_000).ids[1:-1]
+    (windows,) = TOKENIZER.encode_windows([text], 64, 32)
+    assert len(windows) > 3
+    step = window_step(len(content), 62, 32)
+    for number, window in enumerate(windows):
+        start = number * step
+        assert window.ids == [encode("").ids[0], *content[start : start + 62], encode("").ids[-1]]
+        assert window.content_tokens == 62 - window.ids.count(TOKENIZER.vocabulary.index("[UNK]")) or number
+    assert not any(window.truncated for window in windows)
+    (short, cut) = TOKENIZER.encode_windows([SENTENCES[0], text], 64, 2)
+    assert short == [encode(SENTENCES[0])]
+    assert [window.truncated for window in cut] == [False, True]
+    assert TOKENIZER.encode_windows([text], 64, 1)[0] == [encode(text)]
 
 
 @given(st.lists(ANY_STRING, max_size=5))
@@ -140,3 +187,62 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.json"):
         Tokenizer.from_file(tmp_path / "nowhere.json")
+
+
+# Long texts
+
+
+EMBEDDED = Tokenizer.from_file(Path(app.__file__).parent / "embedded" / "tokenizer.json")
+PIECES = ["손해배상", "청구를", "a", "the", "1234", "ﷺ", "㈜회사", "㍿", "❤️", "résumé", "漢字", "한"]
+GAPS = ["", " ", " ", "\n", " " * 50, "\u3000"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(GAPS)), max_size=50), st.integers(1, 10))
+def test_a_beginning_has_the_tokens_of_the_whole(words: list[tuple[str, str]], times: int) -> None:
+    text = "".join(word + gap for word, gap in words) * times
+    for max_length in (3, 20):
+        (ours,) = EMBEDDED.encode_batch([text], max_length)
+        whole = EMBEDDED._backend.encode(normalise(text))
+        assert ours.truncated == (len(whole.ids) > max_length)
+        assert ours.ids == ([*whole.ids[: max_length - 1], whole.ids[-1]] if ours.truncated else whole.ids)
+
+
+def what_is_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+
+    def noted(text: str) -> str:
+        read.append(text)
+        return normalise(text)
+
+    monkeypatch.setattr("sparse_encoder.tokenizer.normalise", noted)
+    return read
+
+
+def test_of_a_text_that_unfolds_only_as_much_is_read_as_has_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(map(unfolded, map(chr, range(0x110000)))) == MOST_UNFOLDED
+    read = what_is_read(monkeypatch)
+    (text,) = EMBEDDED.encode_batch(["\ufdfa" * 1_000_000], 512)
+    assert (text.truncated, len(text.ids)) == (True, 512)
+    assert sum(map(unfolded, read)) <= FIRST_CHARACTERS * 510
+
+
+@pytest.mark.parametrize("text", [" " * 999_999 + "가", "a" * 1_000_000, "\ufdf2" * 1_000_000])
+def test_a_text_of_hardly_any_tokens_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    read = what_is_read(monkeypatch)
+    (result,) = EMBEDDED.encode_batch([text], 512)
+    assert result.truncated
+    assert max(map(unfolded, read)) <= LAST_CHARACTERS * 510
+    assert len(read) == 3
+
+
+def test_white_space_at_the_end_is_no_end_that_is_lost() -> None:
+    (text,) = EMBEDDED.encode_batch(["손해배상" + " " * 100_000], 512)
+    assert not text.truncated
+
+
+@given(ANY_STRING, st.integers(1, 100))
+def test_a_beginning_is_one(text: str, most: int) -> None:
+    begun = beginning(text, most)
+    assert text.startswith(begun)
+    assert unfolded(begun) <= most or len(begun) == 1
+    assert begun or not text

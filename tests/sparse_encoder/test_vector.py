@@ -115,3 +115,11 @@ def test_a_vector_cannot_be_changed() -> None:
     v = vector({1: 0.5, 2: 0.25})
     with pytest.raises(ValueError, match="read-only"):
         v.prune(top_k=1).weights[0] = 9.0
+
+
+@given(st.lists(PAIRS, max_size=4))
+def test_the_maximum_has_every_token_at_its_heaviest(rows: list[dict[int, float]]) -> None:
+    expected = {id_: max(row.get(id_, 0.0) for row in rows) for row in rows for id_ in row}
+    found = SparseVector.maximum([vector(row) for row in rows])
+    assert dict(zip(found.ids.tolist(), found.weights.tolist(), strict=True)) == expected
+    assert found.weights.tolist() == sorted(found.weights.tolist(), reverse=True)

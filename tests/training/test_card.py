@@ -28,6 +28,8 @@ from sparse_encoder.store import Store
 from sparse_encoder.tokenizer import Tokenizer
 from tests.tiny import SPECIAL_TOKENS, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "training" / "recipes" / "card.toml"
 

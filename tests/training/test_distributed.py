@@ -19,6 +19,9 @@ from training.fit import unused_parameters
 from training.module import TASKS, load_module
 from training.vocabulary import Roles
 
+# The first to ask for the run that tests share waits for all of it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 
 @pytest.mark.parametrize("heads_only", [False, True])
 def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, heads_only: bool) -> None:
@@ -37,7 +40,6 @@ def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, hea
     assert any("decoder.weight" in name for name in without) == heads_only
 
 
-@pytest.mark.timeout(300)
 def test_two_processes_give_the_losses_and_weights_of_one(prepared: Path, tmp_path: Path) -> None:
     recipe = recipe_with(
         tmp_path / "recipe.toml", ("steps = 20\n", "steps = 6\n"), ("save_steps = 10", "save_steps = 6")

@@ -21,6 +21,8 @@ from tests.training.ways import check_ways
 from training.card import model_card
 from training.loaders import add_loaders
 
+pytestmark = pytest.mark.slow
+
 #: The loop of the card of v1.
 TOP_20 = """
 top_values, top_indices = sparse_repr[0].topk(20)
@@ -30,14 +32,15 @@ for value, index in zip(top_values, top_indices):
 """
 
 
-@pytest.fixture(scope="module")
-def published(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+@pytest.fixture(scope="module", params=["tiny_artifact", "lexical_artifact"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """As `training publish` writes it."""
-    manifest = read_manifest(tiny_artifact)
+    source: Path = request.getfixturevalue(request.param)
+    manifest = read_manifest(source)
 
     def fill(directory: Path) -> None:
         for name in manifest.files:
-            shutil.copyfile(tiny_artifact / name, directory / name)
+            shutil.copyfile(source / name, directory / name)
         add_loaders(directory, manifest.architecture)
         card = model_card(manifest, {"손해배상": {"손해": 1.5}}, "It is random.")
         (directory / "README.md").write_text(card, encoding="utf-8")
@@ -52,8 +55,8 @@ def test_every_way_gives_the_same_vectors(published: Artifact) -> None:
 def test_the_loop_of_the_card_of_v1_runs_on_what_the_class_returns(
     published: Artifact, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(published.path)
-    model = AutoModel.from_pretrained(published.path, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(published.path, trust_remote_code=True)
+    model = AutoModel.from_pretrained(published.path, trust_remote_code=True).eval()
     with torch.no_grad():
         sparse_repr, _ = model(**tokenizer("손해배상", return_tensors="pt"))
     exec(TOP_20, {"sparse_repr": sparse_repr, "tokenizer": tokenizer})

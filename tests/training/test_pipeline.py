@@ -45,8 +45,10 @@ from training.trained import trained_checkpoint
 from training.validation import Validation
 from training.vocabulary import Roles
 
+# The first to ask for the run that tests share waits for all of it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-@pytest.mark.timeout(300)
+
 def test_training_lowers_the_loss_and_logs_its_parts(run: Path) -> None:
     log = [row for row in json.loads((run / "train" / "log.json").read_text()) if "loss" in row]
     assert len(log) == 20
@@ -304,7 +306,6 @@ def test_publishing_without_figures_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.timeout(300)
 def test_a_killed_training_ends_with_the_weights_of_an_undisturbed_one(prepared: Path, tmp_path: Path) -> None:
     recipe = recipe_with(
         tmp_path / "recipe.toml",

@@ -17,6 +17,10 @@ from sparse_encoder.architectures import layout
 from sparse_encoder.fields import Fields
 from sparse_encoder.layers import BertShape
 
+#: Sums over the places of a text are made in integers: in bf16, 256 and 1 are 256. So many bits are behind the point:
+#: of sums over the places of a word, which leaves an average of 64 for 1,024 places, and of what the table adds.
+SUM_BITS, ADDED_BITS = 15, 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LexicalBertShape:
@@ -32,7 +36,7 @@ class LexicalBertShape:
         """:raises KeyError: if `config` lacks a value.
         :raises FieldError: if a field is wrong.
         """
-        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).shape
+        shape = layout("LexicalBertForMaskedLM", Fields(config, complete=True)).layers
         assert isinstance(shape, BertShape)
         return cls(
             bert=shape,
@@ -87,13 +91,29 @@ class OwnWords:
         columns: NDArray[np.int32] = self._column[tokens]
         return columns
 
+    def _by_word(self, places: ov.Node, values: ov.Node, start: int, reduction: str) -> ov.Node:
+        """For each of `places` [B, n] the i32 `values` [B, n] of its column and `start`, reduced to one."""
+        texts = op.gather(op.shape_of(places, "i64"), index([0]), index(0))
+        columns = op.broadcast(scalar(start, np.int32), op.concat([texts, index([self._silent + 1])], 0))
+        reduced = op.scatter_elements_update(columns, places, values, index(1), reduction=reduction, use_init_val=True)
+        return op.gather_elements(reduced, places, 1)
+
     def _sums(self, places: ov.Node, values: ov.Node) -> ov.Node:
         """For each of `places` [B, n] the sum of the `values` [B, n] of its column."""
-        texts = op.gather(op.shape_of(places, "i64"), index([0]), index(0))
-        empty = op.broadcast(scalar(0, np.float32), op.concat([texts, index([self._silent + 1])], 0))
-        return op.gather_elements(
-            op.scatter_elements_update(empty, places, values, index(1), reduction="sum", use_init_val=True), places, 1
-        )
+        return _from_fixed(self._by_word(places, _to_fixed(values, SUM_BITS), 0, "sum"), SUM_BITS)
+
+    def _is_first(self) -> ov.Node:
+        """Whether a position is the first of its word in the text: [B, L]."""
+        positions = op.range(scalar(0, np.int32), self._row_length("i32"), scalar(1, np.int32), "i32")
+        own = op.broadcast(positions, op.shape_of(self._words, "i64"))
+        return op.equal(self._by_word(self._words, own, np.iinfo(np.int32).max, "min"), own)
+
+    def _row_length(self, kind: str) -> ov.Node:
+        return op.gather(op.shape_of(self._words, kind), index(1), index(0))
+
+    def _of_words(self, values: ov.Node) -> ov.Node:
+        """[B, L x (1 + parts)] as [B, L]."""
+        return op.slice(values, index([0]), op.unsqueeze(self._row_length("i64"), index(0)), index([1]), index([1]))
 
     def weights(self, states: ov.Node) -> ov.Node:
         """What the word of each place weighs, f32 [B, L x (1 + parts)]; 0 where there is none."""
@@ -104,8 +124,7 @@ class OwnWords:
         counts = self._sums(self._places, spoken)
         words = op.convert(self.speaks, ov.Type.f32)
         if self._shares is not None:
-            row_length = op.gather(op.shape_of(self._words, "i64"), index([1]), index(0))
-            words = op.slice(spoken, index([0]), row_length, index([1]), index([1]))
+            words = self._of_words(spoken)
         lengths = op.maximum(op.reduce_sum(words, index([1]), True), scalar(1, np.float32))
         saturated = op.divide(
             op.multiply(counts, scalar(1 + saturation, np.float32)), op.add(counts, scalar(saturation, np.float32))
@@ -128,21 +147,29 @@ class OwnWords:
         """`logits` [B, columns] and what the table says of the own words, which have `weights`."""
         if not self._shape.related:
             return logits
-        row_length = op.gather(op.shape_of(self._words, "i64"), index([1]), index(0))
-        words = op.convert(self.speaks, ov.Type.f32)
-        counts = op.maximum(self._sums(self._words, words), scalar(1, np.float32))
-        mean = op.divide(op.slice(weights, index([0]), row_length, index([1]), index([1])), counts)
+        own = self._of_words(weights)
+        counts = op.maximum(self._sums(self._words, op.convert(self.speaks, ov.Type.f32)), scalar(1, np.float32))
         wanted = op.squeeze(op.sigmoid(self._build.linear("relating", states)), index([2]))
-        total = op.maximum(op.reduce_sum(mean, index([1]), True), scalar(1e-6, np.float32))
-        share = op.multiply(mean, op.power(total, scalar(-self._shape.related_power, np.float32)))
-        share = op.unsqueeze(op.multiply(op.multiply(wanted, share), words), index(2))
+        mean = op.divide(self._sums(self._words, op.multiply(own, wanted)), counts)
+        total = op.maximum(op.reduce_sum(op.divide(own, counts), index([1]), True), scalar(1e-6, np.float32))
+        share = op.unsqueeze(
+            op.multiply(mean, op.power(total, scalar(-self._shape.related_power, np.float32))), index(2)
+        )
         silent = [np.full((1, self._shape.related), value) for value in (self._silent, 0)]
         columns = np.concatenate([self._columns("related_token")[self._emitted_ids], silent[0]]).astype(np.int32)
         table = np.concatenate([2 * self._build.get("related_weight")[self._emitted_ids], silent[1]]).astype(np.float32)
         added = op.multiply(op.gather(op.constant(table), self._words, index(0)), share)
-        places = op.gather(op.constant(columns), self._words, index(0))
-        flat_places, flat_added = (op.reshape(node, index([0, -1]), True) for node in (places, added))
-        return self._scattered(logits, flat_places, flat_added, "sum", use_init_val=True)
+        # A word that is repeated adds once what its places want on average.
+        first = op.unsqueeze(self._is_first(), index(2))
+        places = op.select(
+            first, op.gather(op.constant(columns), self._words, index(0)), scalar(self._silent, np.int32)
+        )
+        flat_places, flat_added = (
+            op.reshape(node, index([0, -1]), True) for node in (places, _to_fixed(added, ADDED_BITS))
+        )
+        nothing = op.broadcast(scalar(0, np.int32), op.shape_of(logits, "i64"))
+        related = self._scattered(nothing, flat_places, flat_added, "sum", use_init_val=True)
+        return op.add(logits, _from_fixed(related, ADDED_BITS))
 
     def put(self, vectors: ov.Node, weights: ov.Node) -> ov.Node:
         """`vectors` [B, columns] in which own words have their `weights`; empty for a text that holds none."""
@@ -158,6 +185,15 @@ class OwnWords:
             op.concat([vectors, spare], 1), places, values, index(1), reduction=reduction, use_init_val=use_init_val
         )
         return op.slice(updated, index([0]), index([self._silent]), index([1]), index([1]))
+
+
+def _to_fixed(values: ov.Node, bits: int) -> ov.Node:
+    """`values` as i32, in units of 2^-`bits`."""
+    return op.convert(op.round(op.multiply(values, scalar(1 << bits, np.float32)), "half_to_even"), ov.Type.i32)
+
+
+def _from_fixed(values: ov.Node, bits: int) -> ov.Node:
+    return op.multiply(op.convert(values, ov.Type.f32), scalar(1 / (1 << bits), np.float32))
 
 
 def _behind_each_other(parts: ov.Node) -> ov.Node:

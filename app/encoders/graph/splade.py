@@ -124,7 +124,7 @@ def _shape(architecture: Architecture, config: Mapping[str, Any]) -> BertShape |
     try:
         if architecture == "LexicalBertForMaskedLM":
             return LexicalBertShape.from_config(config)
-        return layout(architecture, Fields(config, complete=True)).shape
+        return layout(architecture, Fields(config, complete=True)).layers
     except KeyError as error:
         raise EncoderError(f"config.json lacks {error}: publish the checkpoint again with its full config") from error
     except FieldError as error:

@@ -23,6 +23,8 @@ from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.checkpoint.locate import locate
 from tests import foreign
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 HEAD = "cls.predictions.transform.dense.weight"
 WORDS = "bert.embeddings.word_embeddings.weight"

@@ -2,13 +2,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.engine.batching import QUERY_BATCHES_IN_A_ROW, BatchQueue
+import pytest
+
+from app.engine.batching import (
+    DOCUMENT_BATCHES_AFTER_A_QUERY,
+    LEAST_AMONG_QUERIES,
+    QUERY_BATCHES_IN_A_ROW,
+    WINDOW,
+    BatchQueue,
+)
 
 
 @dataclass(eq=False)
 class Text:
     tokens: int
     is_query: bool = False
+    client: str = "one"
     abandoned: bool = False
     model: str = "served"
 
@@ -97,3 +106,66 @@ def test_every_text_comes_out_once() -> None:
     batches = drain(queue(*lengths))
     assert sorted(tokens for batch in batches for tokens in batch) == sorted(lengths)
     assert all(max(batch) * len(batch) <= 100 for batch in batches)
+
+
+def of(client: str, *tokens: int, is_query: bool = False) -> list[Text]:
+    return [Text(n, is_query, client) for n in tokens]
+
+
+@pytest.mark.parametrize("is_query", [True, False])
+def test_a_client_that_comes_does_not_wait_behind_all_that_another_has_waiting(is_query: bool) -> None:
+    waiting: BatchQueue[Text] = BatchQueue(100)
+    waiting.extend(of("many", *[10] * 4000, is_query=is_query))
+    waiting.next_batch()
+    waiting.extend(of("few", 10, 10, is_query=is_query))
+    batch = waiting.next_batch()
+    assert [text.client for text in batch].count("few") == 2
+    assert len(batch) == 10  # what it leaves of the batch is for others
+
+
+def test_waiting_clients_get_the_same_number_of_tokens_not_of_texts() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(100)
+    waiting.extend(of("long", *[100] * 100))
+    waiting.extend(of("short", *[5] * 2000))
+    waiting.extend(of("middle", *[20] * 500))
+    given = {"long": 0, "short": 0, "middle": 0}
+    for _ in range(60):
+        for text in waiting.next_batch():
+            given[text.client] += text.tokens
+    assert sum(given.values()) == 6000
+    assert all(1900 <= tokens <= 2100 for tokens in given.values())
+
+
+def test_a_client_that_was_away_neither_owes_nor_is_owed_anything() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(10)
+    waiting.extend(of("steady", *[10] * 100))
+    waiting.extend(of("other", *[10] * 10))
+    for _ in range(40):
+        waiting.next_batch()
+    waiting.extend(of("other", *[10] * 10) + of("new", *[10] * 10))
+    clients = [waiting.next_batch()[0].client for _ in range(9)]
+    assert {clients.count(client) for client in ("steady", "other", "new")} == {3}
+
+
+def test_what_is_ahead_of_a_client_is_its_own_and_as_much_of_each_other() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(100)
+    waiting.extend(of("many", *[10] * 400) + of("few", 30))
+    assert waiting.ahead("many", 10, is_query=False) == 4000 + 30
+    assert waiting.ahead("few", 20, is_query=False) == 30 + 50
+    assert waiting.ahead("new", 20, is_query=False) == 20 + 20
+    assert waiting.ahead("new", 20, is_query=True) == 0
+    waiting.extend(of("many", *[10] * 3, is_query=True))
+    assert waiting.ahead("new", 20, is_query=False) == 20 + 20 + 30
+    assert waiting.ahead("new", 20, is_query=True) == 20
+
+
+@pytest.mark.parametrize(("budget", "small"), [(4000, 500), (200, LEAST_AMONG_QUERIES), (100, 100)])
+def test_batches_of_documents_are_small_while_queries_come(budget: int, small: int) -> None:
+    waiting: BatchQueue[Text] = BatchQueue(budget)
+    waiting.extend(of("a", *[1] * 20_000))
+    full = min(budget, WINDOW)
+    assert len(waiting.next_batch()) == full
+    waiting.extend(of("a", 1, is_query=True))
+    assert waiting.next_batch()[0].is_query
+    assert {len(waiting.next_batch()) for _ in range(DOCUMENT_BATCHES_AFTER_A_QUERY)} == {small}
+    assert len(waiting.next_batch()) == full

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.budget import LEAST, MOST, SECONDS, choose_batch_tokens, measured_batch_tokens
+from app.engine.budget import LEAST, MOST, SECONDS, choose_batch_tokens, measure
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
 from tests.app.conftest import openvino
@@ -24,7 +24,7 @@ def test_the_longest_text_always_fits(tiny_artifact: Path) -> None:
     artifact = read_artifact(tiny_artifact)
     encoder = ControlledEncoder(openvino(artifact))
     model = load_model(artifact, lambda _: encoder)
-    assert artifact.manifest.max_length_document <= measured_batch_tokens(model) <= MOST
+    assert artifact.manifest.max_length_document <= measure(model).batch_tokens <= MOST
     assert [len(batch) for batch in encoder.batches] == [4, 4]
 
 
@@ -32,4 +32,4 @@ def test_a_device_without_memory_gets_the_smallest_run(tiny_artifact: Path) -> N
     artifact = read_artifact(tiny_artifact)
     encoder = ControlledEncoder(openvino(artifact))
     encoder.most_texts = 2
-    assert measured_batch_tokens(load_model(artifact, lambda _: encoder)) == LEAST
+    assert measure(load_model(artifact, lambda _: encoder)) == (LEAST, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.encoders.base import TokenBatch
 from app.engine.admission import Admission
-from app.engine.engine import Encoding, Engine
+from app.engine.engine import CHARACTERS_AT_ONCE, Encoding, Engine, in_parts
 from app.engine.pace import Pace
-from app.errors import EncodingFailed, Overloaded, Unavailable
+from app.errors import EncodingFailed, Overloaded, TextTooLong, TooLarge, Unavailable
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, load_model
 from sparse_encoder.artifact import InputType, read_artifact
+from sparse_encoder.tokenizer import TokenisedText, Tokenizer
+from sparse_encoder.vector import SparseVector
 from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
 from tests.tiny import SENTENCES, publish
@@ -185,9 +189,9 @@ async def test_a_text_that_makes_the_encoder_raise_fails_alone(
         (vector,) = task.result().vectors
         np.testing.assert_allclose(vector.weights, engine.model.vector(text, "document").weights, atol=1e-4)
     await engine.check(engine.model)
-    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert logged.getMessage() == "1 of 4 texts failed, each alone"
-    assert logged.exc_info
+    logged = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert {record.getMessage() for record in logged} == {"1 of 4 texts failed, each alone"}
+    assert logged[0].exc_info
 
 
 async def test_a_request_that_takes_too_long_is_given_up(model: LoadedModel, encoder: ControlledEncoder) -> None:
@@ -373,3 +377,128 @@ async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
     encoder.release()
     assert len((await running).vectors) == len((await waiting).vectors) == len((await query).vectors) == 1
     assert engine.statistics().texts_in_flight == 0
+
+
+async def test_a_batch_that_cannot_be_finished_is_refused_before_it_is_tokenised_to_the_end(
+    engine: OneModel, encoder: ControlledEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.pace.tokens_per_second = 2.0
+    read: list[int] = []
+    encode_windows = Tokenizer.encode_windows
+
+    def counted(self: Tokenizer, texts: Sequence[str], max_length: int, most: int) -> list[list[TokenisedText]]:
+        read.append(len(texts))
+        return encode_windows(self, texts, max_length, most)
+
+    monkeypatch.setattr(Tokenizer, "encode_windows", counted)
+    monkeypatch.setattr("app.engine.engine.CHARACTERS_AT_ONCE", 300)
+    with pytest.raises(TooLarge, match=r"10 texts of 64 tokens take about 320 s, .* send at most 1 of them at once"):
+        await engine.vectors([" ".join(SENTENCES) * 9] * 10)
+    assert sum(read) == 2
+    assert engine.statistics().texts_in_flight == 0
+    engine.pace.tokens_per_second = None
+    assert len((await engine.vectors([" ".join(SENTENCES) * 9] * 10)).vectors) == 10
+
+
+async def test_clients_take_turns_and_do_not_wait_for_texts_of_each_other(
+    engine: OneModel, encoder: ControlledEncoder
+) -> None:
+    """Also where the text is the same: it is in the queue of each."""
+
+    def ask(client: str, text: str) -> asyncio.Task[Encoding]:
+        return asyncio.create_task(engine.encode(engine.model, [text], "document", client=client))
+
+    encoder.hold()
+    running = ask("many", "a")
+    await encoder.entered()
+    many = [ask("many", " ".join([text, *SENTENCES])) for text in "가나다라마"]  # each fills a batch
+    await queued(engine, 5)
+    few = ask("few", " ".join(["마", *SENTENCES]))
+    await queued(engine, 6)
+    encoder.release()
+    await asyncio.gather(running, *many, few)
+    (text,) = engine.model.tokenizer.encode_batch([" ".join(["마", *SENTENCES])], engine.model.max_length("document"))
+    assert [text.ids] in encoder.batches[1:3]
+    assert encoder.batches.count([text.ids]) == 2
+
+
+def test_parts_hold_every_text_once() -> None:
+    texts = ["가" * (n * 37 % 5000) for n in range(500)]
+    parts = list(in_parts(texts, 4000))
+    assert [text for part in parts for text in part] == texts
+    assert all(sum(min(len(text), 4000) for text in part[:-1]) < CHARACTERS_AT_ONCE for part in parts)
+    assert list(in_parts([], 4000)) == []
+
+
+@pytest.mark.parametrize("text", ["\ufdfa" * 500_000, "\ufdfa" * 250])
+async def test_a_text_that_unfolds_is_tokenised_in_a_thread(
+    engine: OneModel, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    threads: list[str] = []
+    encode_windows = Tokenizer.encode_windows
+
+    def seen(self: Tokenizer, texts: Sequence[str], max_length: int, most: int) -> list[list[TokenisedText]]:
+        threads.append(threading.current_thread().name)
+        return encode_windows(self, texts, max_length, most)
+
+    monkeypatch.setattr(Tokenizer, "encode_windows", seen)
+    await engine.vectors([text])
+    assert [name.partition("_")[0] for name in threads] == ["tokenise"]
+
+
+LONG = " ".join(SENTENCES)  #: of some windows
+
+
+async def test_a_long_text_has_the_maximum_of_its_windows(engine: OneModel, encoder: ControlledEncoder) -> None:
+    tokenizer, most = engine.model.tokenizer, engine.model.max_length("document")
+    windows, _ = tokenizer.encode_windows([LONG, SENTENCES[0]], most, 32)
+    expected = SparseVector.maximum(engine.model.encoder.encode(TokenBatch.pad([w.ids for w in windows], 0)))
+    encoder.batches.clear()
+    encoded = await engine.encode(engine.model, [SENTENCES[0], LONG, " "], "document", max_windows=32)
+    given = [ids for batch in encoder.batches for ids in batch]
+    short, long, blank = encoded.vectors
+    np.testing.assert_array_equal(np.sort(long.ids), np.sort(expected.ids))
+    np.testing.assert_allclose(long.weights, expected.weights, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(short.weights, engine.model.vector(SENTENCES[0], "document").weights, atol=1e-4)
+    assert len(blank) == 0
+    assert sorted(given) == sorted([*(w.ids for w in windows), tokenizer.encode_batch([SENTENCES[0]], most)[0].ids])
+    assert encoded.tokens == sum(map(len, given))
+    assert engine.statistics().texts_in_flight == 0
+
+
+async def test_windows_count_for_what_waits(engine: OneModel, encoder: ControlledEncoder) -> None:
+    (windows,) = engine.model.tokenizer.encode_windows([LONG], engine.model.max_length("document"), 32)
+    encoder.hold()
+    running = start(engine, "a")
+    await encoder.entered()
+    waiting = asyncio.create_task(engine.encode(engine.model, [LONG], "document", max_windows=32))
+    await queued(engine, len(windows))
+    assert engine.statistics().queued_tokens == sum(len(window.ids) for window in windows)
+    assert engine.statistics().texts_in_flight == 2
+    for _ in range(50):
+        engine.pace.observe(64, 128.0)
+    with pytest.raises(Overloaded, match="tokens wait"):
+        await engine.vectors(["나"])
+    waiting.cancel()  # and all its windows with it
+    await asyncio.wait([waiting])
+    encoder.release()
+    await running
+    assert [len(batch) for batch in encoder.batches] == [1]
+    assert engine.statistics().pending_texts == 0
+
+
+async def test_a_window_that_fails_fails_its_text_only(engine: OneModel, encoder: ControlledEncoder) -> None:
+    (windows,) = engine.model.tokenizer.encode_windows([LONG], engine.model.max_length("document"), 32)
+    encoder.poison = windows[1].ids
+    with pytest.raises(EncodingFailed):
+        await engine.encode(engine.model, [LONG], "document", max_windows=32)
+    assert len((await engine.encode(engine.model, [LONG], "document")).vectors) == 1
+
+
+async def test_more_windows_than_may_be_are_cut_off_or_refused(engine: OneModel) -> None:
+    cut = await engine.encode(engine.model, [LONG], "document", max_windows=2)
+    assert cut.tokens == 2 * engine.model.max_length("document")
+    with pytest.raises(TextTooLong, match="have more than the 64 tokens that the model reads in 2 windows: split them"):
+        await engine.encode(engine.model, [LONG], "document", max_windows=2, truncate=False)
+    whole = await engine.encode(engine.model, [LONG], "document", max_windows=32, truncate=False)
+    assert whole.tokens > cut.tokens

@@ -24,6 +24,8 @@ from sparse_encoder.checkpoint.source import Choices
 from tests import foreign
 from tests.tiny import dense
 
+pytestmark = pytest.mark.slow
+
 SHAPES: dict[str, Callable[[Path], Path]] = {**foreign.MASKED_LM, **foreign.SENTENCE_TRANSFORMERS}
 
 

@@ -12,6 +12,8 @@ from app.models.loaded import EMBEDDED
 from app.settings import Settings
 from sparse_encoder.artifact import read_manifest
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 1_000_000
 
 

@@ -30,6 +30,8 @@ from tests.app.controlled import ControlledEncoder
 from tests.app.server import running
 from tests.tiny import SENTENCES
 
+pytestmark = pytest.mark.slow
+
 LONG = [" ".join(SENTENCES[start:]) for start in range(20)]
 MAX_TOKEN_ID = 32_767
 MAX_CLAUSES = 1024  # in one search

@@ -27,6 +27,8 @@ from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
 from tests.tiny import publish
 
+pytestmark = pytest.mark.slow
+
 POLL = 0.02
 KEY = {"Authorization": "Bearer key"}
 QUERY = {"texts": ["손해배상"], "input_type": "query"}

@@ -11,7 +11,10 @@ import pytest
 from tests.app.broken import BROKEN
 from tests.app.soak import ADMIN_KEY, ALLOWED_GROWTH, Clients, Publisher, publish_under_load, table
 
+pytestmark = pytest.mark.slow
 
+
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 async def test_fifty_clients_lose_nothing_while_twenty_versions_are_published(tmp_path: Path) -> None:
     result = await publish_under_load(tmp_path, seconds=20, count=20, clients=50)

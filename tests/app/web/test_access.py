@@ -10,20 +10,26 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from app.main import create_app
 from app.settings import Settings
 from app.web.access import ApiKeys
+from app.web.middleware import client_of
 from tests.app.server import ROOT, Server, running, start
 from tests.tiny import SENTENCES
+
+pytestmark = pytest.mark.slow
 
 MANY_TEXTS = json.dumps([" ".join(SENTENCES)] * 300)
 
@@ -51,8 +57,9 @@ def test_a_key_that_was_made_is_known_by_its_entry_and_by_nothing_else() -> None
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     key, made = (line.split()[-1] for line in said.splitlines())
     assert made == entry("search", key)
-    keys = ApiKeys(f"{entry('other', 'x')},{made}", None)
-    assert keys.client(f"Bearer {key}") == "search"
+    keys = ApiKeys(SecretStr(f"{entry('other', 'x')},{made}"), None)
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        assert keys.client(f"{scheme} {key}") == "search"
     sha256 = made.partition(":")[2]
     for wrong in (key, f"Basic {key}", f"Bearer {key} ", "Bearer ", "", f"Bearer {sha256}", "Bearer \u0430\ud800"):
         assert keys.client(wrong) is None
@@ -68,7 +75,7 @@ def test_a_key_that_was_made_is_known_by_its_entry_and_by_nothing_else() -> None
 )
 def test_a_wrong_entry_is_refused_and_not_shown(entries: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
-        ApiKeys(entries, None)
+        ApiKeys(SecretStr(entries), None)
     assert "secret-key" not in str(refusal.value)
 
 
@@ -80,7 +87,7 @@ def test_the_service_does_not_start_with_a_wrong_entry() -> None:
 
 
 async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings: Settings) -> None:
-    async with serving(settings, api_keys=entry("search", "right")) as client:
+    async with serving(settings, api_keys=SecretStr(entry("search", "right"))) as client:
         documented = (await client.get("/openapi.json", headers=bearer("right"))).json()["paths"]
         paths = {"/docs": "get", "/openapi.json": "get", **{path: next(iter(of)) for path, of in documented.items()}}
         assert len(paths) > 8
@@ -101,7 +108,7 @@ async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings:
 
 
 async def test_the_admin_key_is_another_than_the_api_keys(settings: Settings, tiny_artifact: Path) -> None:
-    async with serving(settings, api_keys=entry("search", "right")) as client:
+    async with serving(settings, api_keys=SecretStr(entry("search", "right"))) as client:
         for key in ("right", "wrong"):
             response = await client.post("/admin/rollback", json={"alias": "stable"}, headers=bearer(key))
             assert response.status_code == 403  # this service has no admin key, so nobody is let in
@@ -133,7 +140,7 @@ async def test_keys_in_a_file_come_and_go_without_a_restart(settings: Settings, 
 
 def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(entry("one", "first"))
-    keys = ApiKeys("", tmp_path / "keys")
+    keys = ApiKeys(SecretStr(""), tmp_path / "keys")
     for text in ("not an entry", "a:b"):
         (tmp_path / "keys").write_text(text)
         with pytest.raises(ValueError, match="is not NAME:SHA256"):
@@ -290,3 +297,63 @@ def test_a_fast_client_is_not_hurried_by_a_slow_encoder(hasty: Server) -> None:
             response = client.post("/encode", content=MANY_TEXTS)
             assert response.status_code == 200
             assert len(response.json()) == 300
+
+
+@pytest.mark.parametrize(
+    ("scope", "client"),
+    [
+        ({"sparse_encoder.client": "search", "client": ("10.0.0.1", 1)}, "key search"),
+        ({"client": ("10.0.0.1", 1)}, "address 10.0.0.1"),
+        ({"client": ("::ffff:10.0.0.1", 1)}, "address 10.0.0.1"),
+        ({"client": ("2001:db8::1:2:3:4", 1)}, "address 2001:db8::/64"),
+        ({"client": ("2001:db8::9", 1)}, "address 2001:db8::/64"),
+        ({"client": ("fe80::1%eth0", 1)}, "address fe80::/64"),
+        ({"client": ("no:address", 1)}, "address no:address"),
+        ({"client": None}, "address "),
+    ],
+)
+def test_a_client_is_who_has_a_key_or_else_an_address(scope: dict[str, Any], client: str) -> None:
+    assert client_of(scope) == client
+
+
+@pytest.mark.parametrize(
+    ("flags", "forwarded", "taken"),
+    [
+        ([], "1.1.1.1", False),
+        (["--trusted-proxies", "10.0.0.0/8"], "1.1.1.1", False),
+        (["--trusted-proxies", "10.0.0.0/8,127.0.0.1"], "1.1.1.1", True),
+        (
+            ["--trusted-proxies", "10.0.0.0/8,127.0.0.1"],
+            "2.2.2.2, 1.1.1.1, 10.1.1.1",
+            True,
+        ),  # what the first says is a lie
+    ],
+)
+def test_the_address_that_a_proxy_names_counts_if_the_proxy_is_trusted(
+    tiny_artifact: Path, flags: list[str], forwarded: str, taken: bool
+) -> None:
+    """Seen in who is refused: the load of one client leaves room for another."""
+    limits = ("--max-texts-in-flight", "40", "--max-texts-per-request", "40", "--max-batch-tokens", "64")
+    texts = [" ".join([*SENTENCES, str(number)]) for number in range(40)]
+    with running("-m", "app", "--port", "0", "--model", str(tiny_artifact), *limits, *flags) as server:
+        loading = True
+
+        def load() -> None:
+            while loading:
+                httpx.post(f"{server.url}/encode", json=texts, timeout=None)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            while "texts_in_flight 40.0" not in httpx.get(f"{server.url}/metrics", timeout=None).text:
+                time.sleep(0.001)
+            headers = {"X-Forwarded-For": forwarded}
+            statuses = {
+                httpx.post(f"{server.url}/encode", json=texts[:5], headers=headers, timeout=None).status_code
+                for _ in range(20)
+            }
+        finally:
+            loading = False
+            thread.join()
+    assert statuses <= ({200} if taken else {200, 429})
+    assert taken or 429 in statuses

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from starlette.types import Message
 
+from app.main import create_app
+from app.settings import Settings
 from app.web.schemas import EXAMPLES
 from tests.app.controlled import ControlledEncoder
 from tests.tiny import SENTENCES
@@ -415,6 +417,46 @@ async def test_a_text_that_must_not_be_cut_is_refused_before_it_is_encoded(
     assert encoder.batches == []
     assert await encode(client, {"texts": ["손해배상"], "truncate": "ERROR"}) == await encode(client, ["손해배상"])
     assert await encode(client, {"texts": [long], "truncate": "end"}) == await encode(client, [long])
+
+
+async def test_long_documents_in_windows(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
+    long = " ".join(SENTENCES)
+    before = await encode(client, [long])
+    assert await encode(client, {"texts": [long], "long_texts": "cut"}) == before
+    encoder.batches.clear()
+    response = await client.post("/encode", json={"texts": ["손해배상", long], "long_texts": "WINDOWS", "top_k": 1000})
+    short, whole = response.json()
+    assert_close(short, (await encode(client, ["손해배상"]))[0])
+    windows = [ids for batch in encoder.batches for ids in batch][:-1]
+    assert int(response.headers["x-tokens"]) == sum(map(len, windows))
+    (first,) = await encode(client, {"texts": [long], "top_k": 1000})
+    assert len(whole) > len(first)
+    assert all(whole[token] >= weight - 2e-4 for token, weight in first.items())
+    body = {"texts": [long], "long_texts": "windows", "truncate": "error"}  # nothing is cut off
+    assert_close((await encode(client, {**body, "top_k": 1000}))[0], whole)
+    assert f"sparse_encoder_windows_total {2.0 * (len(windows) - 1)}" in (await client.get("/metrics")).text
+
+
+async def test_windows_are_for_documents(client: httpx.AsyncClient) -> None:
+    error = await refused(client, 422, {"texts": ["손해"], "input_type": "query", "long_texts": "windows"})
+    assert error["param"] == "long_texts"
+    assert "for documents" in error["message"]
+    assert (await refused(client, 422, {"texts": ["손해"], "long_texts": "tiles"}))["param"] == "long_texts"
+
+
+async def test_windows_can_be_the_services_default(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"long_texts": "windows", "max_windows": 2}))
+    long = " ".join(SENTENCES)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            assert await encode(client, [long]) == await encode(client, {"texts": [long], "long_texts": "windows"})
+            assert await encode(client, [long]) != await encode(client, {"texts": [long], "long_texts": "cut"})
+            error = await refused(client, 422, {"texts": [long], "truncate": "error"})
+            assert "reads in 2 windows" in error["message"]
+            await encode(client, {"texts": [long], "input_type": "query"})
+            limits = (await client.get("/info")).json()["limits"]
+            assert (limits["long_texts"], limits["max_windows"]) == ("windows", 2)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

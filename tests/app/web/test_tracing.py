@@ -17,6 +17,8 @@ from app.main import create_app
 from app.settings import Settings
 from tests.app.server import ROOT, running
 
+pytestmark = pytest.mark.slow
+
 CALLER = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
