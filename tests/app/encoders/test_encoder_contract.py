@@ -175,7 +175,7 @@ def test_words_that_are_repeated_hundreds_of_times_are_counted(
         with torch.inference_mode():
             expected = model(input_ids=torch.tensor([ids])).logits[0].amax(0).relu().log1p().numpy()
         error = np.linalg.norm(dense(vector, len(expected)) - expected) / np.linalg.norm(expected)
-        assert error < (encoder.rounding or TOLERANCE)
+        assert error < (encoder.rounding / 4 or TOLERANCE)  # less than a related word that is lost
 
 
 def test_a_short_text_on_its_own_takes_a_graph_of_its_own(
