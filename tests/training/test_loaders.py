@@ -64,7 +64,7 @@ def test_the_loop_of_the_card_of_v1_runs_on_what_the_class_returns(
     checkpoint = load_model(published, lambda served: OpenVINOEncoder(served, "f32", threads=1))
     vector = checkpoint.vector("손해배상", "document").prune(top_k=20)
     weights = [float(line.rpartition(": ")[2]) for line in lines]
-    np.testing.assert_allclose(weights, vector.weights, atol=1e-4)
+    np.testing.assert_allclose(weights, vector.weights, atol=1.5e-4)  # printed with four decimals
 
 
 def test_every_snippet_of_the_card_runs_as_written(published: Artifact, tmp_path: Path) -> None:

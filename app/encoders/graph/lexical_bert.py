@@ -18,8 +18,9 @@ from sparse_encoder.fields import Fields
 from sparse_encoder.layers import BertShape
 
 #: Sums over the places of a text are made in integers: in bf16, 256 and 1 are 256. So many bits are behind the point:
-#: of sums over the places of a word, which leaves an average of 64 for 1,024 places, and of what the table adds.
-SUM_BITS, ADDED_BITS = 15, 20
+#: of counts, which leaves room for 8,191 places; of sums of weights, for an average of 63 over 1,024 places; and of
+#: what the table adds.
+COUNT_BITS, WEIGHT_BITS, ADDED_BITS = 18, 15, 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +99,9 @@ class OwnWords:
         reduced = op.scatter_elements_update(columns, places, values, index(1), reduction=reduction, use_init_val=True)
         return op.gather_elements(reduced, places, 1)
 
-    def _sums(self, places: ov.Node, values: ov.Node) -> ov.Node:
+    def _sums(self, places: ov.Node, values: ov.Node, bits: int) -> ov.Node:
         """For each of `places` [B, n] the sum of the `values` [B, n] of its column."""
-        return _from_fixed(self._by_word(places, _to_fixed(values, SUM_BITS), 0, "sum"), SUM_BITS)
+        return _from_fixed(self._by_word(places, _to_fixed(values, bits), 0, "sum"), bits)
 
     def _is_first(self) -> ov.Node:
         """Whether a position is the first of its word in the text: [B, L]."""
@@ -121,7 +122,7 @@ class OwnWords:
         spoken = op.convert(op.not_equal(self._places, scalar(self._silent, np.int32)), ov.Type.f32)
         if self._shares is not None:
             spoken = op.multiply(spoken, self._shares)
-        counts = self._sums(self._places, spoken)
+        counts = self._sums(self._places, spoken, COUNT_BITS)
         words = op.convert(self.speaks, ov.Type.f32)
         if self._shares is not None:
             words = self._of_words(spoken)
@@ -148,9 +149,11 @@ class OwnWords:
         if not self._shape.related:
             return logits
         own = self._of_words(weights)
-        counts = op.maximum(self._sums(self._words, op.convert(self.speaks, ov.Type.f32)), scalar(1, np.float32))
+        counts = op.maximum(
+            self._sums(self._words, op.convert(self.speaks, ov.Type.f32), COUNT_BITS), scalar(1, np.float32)
+        )
         wanted = op.squeeze(op.sigmoid(self._build.linear("relating", states)), index([2]))
-        mean = op.divide(self._sums(self._words, op.multiply(own, wanted)), counts)
+        mean = op.divide(self._sums(self._words, op.multiply(own, wanted), WEIGHT_BITS), counts)
         total = op.maximum(op.reduce_sum(op.divide(own, counts), index([1]), True), scalar(1e-6, np.float32))
         share = op.unsqueeze(
             op.multiply(mean, op.power(total, scalar(-self._shape.related_power, np.float32))), index(2)
