@@ -33,8 +33,9 @@ PIECE_BYTES = 1024
 #: The same within a body whose length is known, which is no request.
 BODY_PIECE_BYTES = 64 * 1024
 #: Between two looks whether a client that sends no more is still there, and the looks before which it is sent an
-#: interim answer: after 0, 1, 4 and 16 s. Some clients take no more than five of those for one request.
-LOOK_SECONDS = 0.25
+#: interim answer: after about 0, 1, 4 and 16 s. Some clients take no more than five of those for one request. The look
+#: after that comes sooner: a near machine refuses it at once, and what is computed meanwhile is for nobody.
+LOOK_SECONDS, NEXT_LOOK_SECONDS = 0.25, 0.01
 PROBES = (0, 4, 16, 64)
 
 log = logging.getLogger(__name__)
@@ -297,10 +298,11 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         active = self._active
         assert active is not None
-        if self._looks in PROBES and not active.response_started and active.scope["http_version"] == "1.1":
+        asks = self._looks in PROBES and not active.response_started and active.scope["http_version"] == "1.1"
+        if asks:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._looks += 1
-        self._leaving = self.loop.call_later(LOOK_SECONDS, self._look_whether_gone)
+        self._leaving = self.loop.call_later(NEXT_LOOK_SECONDS if asks else LOOK_SECONDS, self._look_whether_gone)
 
     def _cancel_sending(self) -> None:
         if self._sending:

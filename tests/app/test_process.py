@@ -232,7 +232,8 @@ def test_a_closed_connection_stops_the_work_for_it(server: Server) -> None:
 
     before = abandoned()
     connection = http.client.HTTPConnection(address.hostname or "", address.port)
-    connection.request("POST", "/encode", json.dumps([" ".join(SENTENCES)] * 1024))
+    texts = [f"{number} {' '.join(SENTENCES)}" for number in range(1024)]  # not one text often
+    connection.request("POST", "/encode", json.dumps(texts))
     while "texts_in_flight 1024.0" not in httpx.get(f"{server.url}/metrics", timeout=None).text:
         time.sleep(0.001)
     connection.close()
