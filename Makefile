@@ -3,7 +3,7 @@
 # opensearch: run a node to try it with
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 
-# demo-swap: add a pair of related words to a model that is served, while a client asks
+# demo-swap: train, publish and serve a new pair of words while a client asks (without --train: by a table of related words)
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
 PYTHON ?= python3
@@ -49,7 +49,7 @@ k8s-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/k8s_check.py
 
 demo-swap: $(VENV)/.everything
-	$(VENV)/bin/python -m scripts.demo_swap
+	$(VENV)/bin/python -m scripts.demo_swap --train
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
