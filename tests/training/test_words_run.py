@@ -44,7 +44,8 @@ words = 8
 [related.corpora.sample]
 shrinkage = 1
 """
-pytestmark = pytest.mark.timeout(240)  # the analyser is loaded several times
+# The analyser is loaded several times.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TENSORS = ("own_token", "last_token", "part_token", "own_share", "related_token", "related_weight")
 
 
