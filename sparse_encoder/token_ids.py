@@ -27,7 +27,8 @@ def assign_token_ids(tokens: Sequence[str], previous: Mapping[str, int]) -> dict
     if len(assigned) + len(new) > MAX_TOKEN_IDS:
         raise ArtifactError(
             f"{len(tokens):,} tokens can be emitted and {len(assigned):,} ids were given away by earlier versions, but "
-            f"a sparse_vector field holds {MAX_TOKEN_IDS:,} ids: emit fewer tokens, or start a new line of versions"
+            f"a sparse_vector field holds {MAX_TOKEN_IDS:,} ids: emit fewer tokens, or number them anew "
+            "(training publish --new-token-ids) and encode indexes with sparse_vector fields anew"
         )
     taken = set(assigned.values())
     free = (token_id for token_id in range(MAX_TOKEN_IDS) if token_id not in taken)

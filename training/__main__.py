@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--alias", action="append", default=[], help="name that shall stand for the version")
             command.add_argument("--force", action="store_true", help="publish although a gate fails; needs --reason")
             command.add_argument("--reason", default="", help="why it is forced; kept in the store")
+            command.add_argument(
+                "--new-token-ids",
+                action="store_true",
+                help="number the tokens anew: indexes with sparse_vector fields must then be encoded anew",
+            )
             command.add_argument("--pack", type=Path, help="also write the packed (int8) form to this new directory")
     return parser
 
@@ -81,7 +86,7 @@ def _publish(options: argparse.Namespace, config: Config) -> None:
     from training.run import Run
     from training.stages.publish import Publication, publish_stage
 
-    publication = Publication(Store(options.store), tuple(options.alias), options.reason)
+    publication = Publication(Store(options.store), tuple(options.alias), options.reason, options.new_token_ids)
     print(publish_stage(Run(config, options.run), publication, options.pack))  # noqa: T201
 
 

@@ -53,11 +53,11 @@ def export(trained: Path, out: Path, config: Config, data: TrainingData) -> None
     decoder.bias[roles.never_emitted] = CLOSED_BIAS
     if hasattr(mlm, "cls"):
         mlm.cls.predictions.bias.copy_(decoder.bias)  # newer transformers keep it twice; other software reads either
-    for parameter in mlm.parameters():
-        if not torch.isfinite(parameter).all():
+    for tensor in mlm.state_dict().values():
+        if not torch.isfinite(tensor).all():
             raise RunError(f"{trained}: its weights hold NaN or infinity: the run diverged")
-        if parameter.dim() == 2:
-            parameter.copy_(torch.from_numpy(dequantise(*quantise(parameter.numpy()))))
+        if tensor.dim() == 2 and tensor.is_floating_point():
+            tensor.copy_(torch.from_numpy(dequantise(*quantise(tensor.numpy()))))
     mlm.save_pretrained(str(out))
     if config.model.start == "pretrained":
         own = AutoTokenizer.from_pretrained(config.model.checkpoint)

@@ -291,6 +291,8 @@ def test_a_vocabulary_that_outgrows_plain_ids_keeps_those_of_its_tokens(
     never = set(artifact.manifest.never_emitted_ids)
     vocabulary = AutoTokenizer.from_pretrained(artifact.path).get_vocab()
     assert before == {token: i for token, i in vocabulary.items() if i not in never}
+    anew = dataclasses.replace(publication, new_token_ids=True)
+    assert previous_token_ids(anew, tmp_path, 32_769) == {}
 
 
 def test_force_needs_a_reason(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Publication:
     store: Store
     aliases: tuple[str, ...] = ()  #: that shall stand for it
     forced_for: str = ""  #: the reason to publish although a gate fails; "" = do not
+    new_token_ids: bool = False  #: number the tokens for ``sparse_vector`` fields anew
 
 
 def publish_stage(run: Run, publication: Publication, pack_to: Path | None = None) -> str:
@@ -94,11 +95,11 @@ def _incumbents(publication: Publication) -> dict[str, Mapping[str, Any]]:
 
 
 def previous_token_ids(publication: Publication, folder: Path, vocabulary_size: int) -> dict[str, int]:
-    """Those of the incumbent, or else of the newest version: a token keeps its id. A version without a table has the
-    ids of its vocabulary, which matters once ours is too large for that."""
+    """Those of the incumbent, or else of the newest version: a token keeps its id, unless all are numbered anew. A
+    version without a table has the ids of its vocabulary, which matters once ours is too large for that."""
     store = publication.store
     versions = [*_incumbents(publication), *reversed(store.versions())]
-    if not versions:
+    if not versions or publication.new_token_ids:
         return {}
     content = store.read_file(versions[0], TOKEN_IDS)
     if content is not None:
