@@ -30,6 +30,8 @@ _SURFACE = 0.4  #: of what its old pieces say, beside that
 _EMITTED_BY = 8  #: related words whose rows in the head make a new word's
 _LEAST_ROWS = 3  #: of them that must have one
 _KEPT = 0.5  #: of an old word's own weight, beside what its new frequency says
+#: A piece counts in a text by this power of its share, so nearly in full: names are found by their syllables.
+_SHARE_POWER = 0.1
 #: Words that the head may add. The others come up as own words or by the table: their row is zero and costs nothing.
 _HEADED = re.compile(r"[가-힣]{2,}|[a-z]{3,}")
 _SYLLABLE_RANK, _SYLLABLE_SHARE = 4_000, 0.6  #: a syllable may be added that is a frequent noun
@@ -202,7 +204,7 @@ def _tables(known: WordKnowledge, settings: RelatedConfig) -> dict[str, Tensor]:
         "own_token": torch.tensor(known.roles.emitted_as, dtype=torch.int32),
         "last_token": torch.tensor(last, dtype=torch.int32),
         "part_token": _tensor(known.tables.part_token),
-        "own_share": _tensor(known.tables.own_share),
+        "own_share": _tensor(np.where(known.tables.own_share > 0, known.tables.own_share**_SHARE_POWER, 0)).float(),
         "related_token": token,
         "related_weight": weight,
     }

@@ -152,6 +152,8 @@ def test_the_tables_are_in_the_model(grown: LexicalBertForMaskedLM) -> None:
     named = [NEW[i] for i in grown.related_token[ID["당뇨병"]].tolist() if i != NEVER]
     assert named == list(KIN)
     assert grown.related_weight[ID["당뇨병"]].tolist() == [2.0, 1.0, 0.5, 0.0]
+    syllable, part = grown.own_share[ID["당"], 0], grown.own_share[ID["당뇨병"], 1]
+    assert 0.8 < float(syllable) < float(part) < 1  # names are found by their pieces
     found = encode(grown, ROLES, NEW, ["당뇨병"])
     assert {"당뇨병", "당"} <= set(found)  # for which it speaks, too
     with torch.no_grad():

@@ -121,8 +121,9 @@ def test_a_trained_model_of_words_ships_as_it_is(config: Config, trained: Path, 
     run = Run(config, trained)
     export(final, trained / "export", config, run.data)
     shipped = load_file(trained / "export" / "model.safetensors")
-    for name in TENSORS:
-        torch.testing.assert_close(shipped[name], grown[name], rtol=0, atol=0, msg=name)
+    for name in TENSORS:  # rounded to a 127th of the largest of a row
+        rounding = 0.005 * float(grown[name].max()) if grown[name].is_floating_point() else 0
+        torch.testing.assert_close(shipped[name], grown[name], rtol=0, atol=rounding, msg=name)
     roles = vocabulary_stage(run).roles
     assert Roles.load(trained / "export" / "roles.json") == roles
 
@@ -130,7 +131,10 @@ def test_a_trained_model_of_words_ships_as_it_is(config: Config, trained: Path, 
     tokens = QueryTokens.read(artifact, len(roles.emitted_as))
     assert tokens
     assert tokens.emitted_as.tolist() == roles.emitted_as
-    unpacked = unpack(pack(artifact, tmp_path / "packed"), tmp_path / "unpacked")
+    packed = pack(artifact, tmp_path / "packed")
+    small = {name for part in packed.glob("packed-*") for name in load_file(part)}
+    assert {"related_weight:int8", "own_share:int8", "bert.embeddings.word_embeddings.weight:int8"} <= small
+    unpacked = unpack(packed, tmp_path / "unpacked")
     assert (unpacked.path / "model.safetensors").read_bytes() == (artifact / "model.safetensors").read_bytes()
 
     going = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": str(artifact)})})
