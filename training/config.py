@@ -292,6 +292,10 @@ class PublishConfig(Section):
     top_k_document: PositiveInt = 256
     top_k_query: PositiveInt = 64
     query_encoding: Literal["model", "inference_free"] = "model"  #: how queries are encoded unless a request says
+    #: For inference-free queries the table's words weigh so much beside the query's own; 0 = own words only. In a query
+    #: of n own words they weigh ``related_query_words`` / n of it where that is less.
+    related_query_factor: NonNegativeFloat = 0.0
+    related_query_words: PositiveFloat = 3.0
     bias_shift: float = 0.0  #: added to the decoder bias of every emitted word, to trade sparsity for recall
     max_expansion_rate: float = Field(default=0.0, ge=0, lt=1)  #: share of texts a rare word may be added to; 0 = any
     limits: str = "Not examined."  #: what the model card says the model cannot do

@@ -68,7 +68,8 @@ def test_the_manifest_carries_the_measured_figures(run: Path, artifact: Artifact
 
 
 def test_a_checkpoint_agrees_with_itself_as_the_reference(run: Path, artifact: Artifact) -> None:
-    ours, reference = TextEncoder.from_export(run), TextEncoder.from_artifact(artifact.path)
+    ours = TextEncoder.from_export(run, load_config(ROOT / RECIPE).publish)
+    reference = TextEncoder.from_artifact(artifact.path)
     words = ours.top_words(["손해배상", "인공지능"], 20)
     assert [len(row) for row in words] == [20, 20]
     assert top_overlap(words, reference.top_words(["손해배상", "인공지능"], 20)) == 1.0

@@ -127,10 +127,13 @@ def test_a_trained_model_of_words_ships_as_it_is(config: Config, trained: Path, 
     roles = vocabulary_stage(run).roles
     assert Roles.load(trained / "export" / "roles.json") == roles
 
-    artifact = publish.write(config, trained, tmp_path, {}, {})
+    with_related = config.publish.model_copy(update={"related_query_factor": 2.0})
+    artifact = publish.write(config.model_copy(update={"publish": with_related}), trained, tmp_path, {}, {})
     tokens = QueryTokens.read(artifact, len(roles.emitted_as))
     assert tokens
     assert tokens.emitted_as.tolist() == roles.emitted_as
+    word = int((shipped["related_token"] >= 0).sum(1).argmax())
+    assert set(tokens.vector([word]).ids.tolist()) > {word}  # queries without the model have related words, too
     packed = pack(artifact, tmp_path / "packed")
     small = {name for part in packed.glob("packed-*") for name in load_file(part)}
     assert {"related_weight:int8", "own_share:int8", "bert.embeddings.word_embeddings.weight:int8"} <= small

@@ -18,7 +18,7 @@ from sparse_encoder.model import SpladeModel
 from sparse_encoder.query_tokens import QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
-from training.config import Config
+from training.config import Config, PublishConfig
 from training.data import RetrievalData, load_retrieval
 from training.e5 import DenseTeacher, load_e5
 from training.empties import empty_counts
@@ -91,13 +91,13 @@ class TextEncoder:
         return cls(model, tokenizer, queries, Roles(queries.emitted_as.tolist(), last))
 
     @classmethod
-    def from_export(cls, run: Path) -> TextEncoder:
-        """Read what ``training.export`` wrote into the run directory."""
+    def from_export(cls, run: Path, settings: PublishConfig) -> TextEncoder:
+        """Read what ``training.export`` wrote into the run directory, to be published by ``settings``."""
         path = run / EXPORT
         roles = Roles.load(path / "roles.json")
         model = SpladeModel.from_pretrained(path, roles.never_emitted)
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
-        return cls(model, tokenizer, query_tokens(run, roles, default=False), roles)
+        return cls(model, tokenizer, query_tokens(run, path, roles, settings), roles)
 
 
 def morphemes(texts: list[str], workers: int = 2) -> list[list[str]]:
@@ -248,7 +248,7 @@ def evaluate_stage(
     e5 = config.data_path(config.model.e5_path)
     report = evaluate(
         config,
-        TextEncoder.from_export(run.path),
+        TextEncoder.from_export(run.path, config.publish),
         run.data.held_out,
         query_limit=query_limit,
         reference=reference,

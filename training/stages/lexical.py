@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_encoder.lexical_tables import LexicalTables
 from sparse_encoder.query_tokens import NEVER, QueryTokens
-from training.config import RunError
+from sparse_encoder.query_tokens import RelatedWords as Related
+from training.config import PublishConfig, RunError
 from training.lexical import blended, emitted_rows, idf, idf_of, own_weights
 from training.run import Run
 from training.stages.related import RelatedWords
@@ -52,11 +54,11 @@ def lexical_stage(run: Run, vocabulary: Vocabulary, related: RelatedWords | None
     return LexicalWeights(torch.from_numpy(own_weights(np.load(out / _IDF), config.model.lexical_scale)), length)
 
 
-def query_tokens(run: Path, roles: Roles, *, default: bool) -> QueryTokens:
+def query_tokens(run: Path, exported: Path, roles: Roles, settings: PublishConfig) -> QueryTokens:
     """What a published model says about queries that are not encoded: each emitted token weighs its idf over the run's
-    training passages (see `training.lexical.idf`).
+    training passages (see `training.lexical.idf`), and brings along what the table of the ``exported`` model names.
 
-    Raises ``RunError`` if the run has no counts.
+    Raises ``RunError`` if the run has no counts, ``ArtifactError`` if there is to be a table and the model has none.
     """
     path = run / _NAME / _IDF
     if not path.is_file():
@@ -65,4 +67,8 @@ def query_tokens(run: Path, roles: Roles, *, default: bool) -> QueryTokens:
     weights = np.zeros(len(emitted_as), np.float32)
     targets = np.setdiff1d([*roles.emitted_as, *roles.last], [NEVER])
     weights[targets] = np.load(path)[targets]
-    return QueryTokens(default, emitted_as, weights)
+    related = None
+    if settings.related_query_factor:
+        tables = LexicalTables.read(exported)
+        related = Related(settings.related_query_factor, settings.related_query_words, tables)
+    return QueryTokens(settings.query_encoding == "inference_free", emitted_as, weights, related)

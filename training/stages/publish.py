@@ -161,7 +161,7 @@ def write(
                 shutil.copyfile(file, directory / file.name)  # not its owner-only mode
         add_loaders(directory, description.architecture)
         write_golden(directory / "golden.jsonl", golden)
-        query_tokens(run, roles, default=config.publish.query_encoding == "inference_free").write(directory)
+        query_tokens(run, exported, roles, config.publish).write(directory)
         write_token_ids(directory, tokenizer.vocabulary, roles.never_emitted, previous_token_ids)
         (directory / "README.md").write_text(model_card(description, examples, config.publish.limits), encoding="utf-8")
 
