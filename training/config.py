@@ -166,6 +166,9 @@ class RelatedConfig(Section):
     #: By the name of the corpus; the first is the one that the others are measured by. One of no weight agrees only.
     corpora: dict[str, CorpusWeights] = {}
     neighbours: NonNegativeFloat = 0.6  #: weight of what can stand in a word's place (CoNg)
+    terms: NonNegativeFloat = 0.0  #: weight of a synonym by the term lists
+    mutual: NonNegativeFloat = 0.0  #: a word that names another is named by it, too, by such a share of the weight
+    inherited: NonNegativeFloat = 0.0  #: a compound names what its parts name, by such a share of their mean
     agreement: NonNegativeFloat = 0.35  #: for each further source that names it a related word weighs so much more
     scale: PositiveFloat = 2.0  #: logit that the first word of a row gets from a word of weight 1 alone in its text
     power: Share = 0.5  #: ``related_power`` of the model

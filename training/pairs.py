@@ -24,6 +24,8 @@ _SHORT_NAME = re.compile(r"\(이하\s*[\"“]([^\"”]{2,25})[\"”]\s*(?:이?�
 _CLAUSE_START = re.compile(r"(?:[\n①-⑳]|\d\.|[가-하]\.|다\.|\))\s")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _CLAUSE = 250  #: characters before a short name that may describe it
+#: What the words of one side of a term pair should weigh in the other's vector, by the kind of the pair.
+STRENGTH: Mapping[str, float] = {"synonym": 1.0, "related": 0.5, "translation": 0.7}
 _DEFINING_TITLES = frozenset({"정의", "용어의 정의", "용어의 뜻"})
 
 

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from training.config import Config, load_config
+from training.config import Config, RelatedConfig, load_config
 from training.corpora import Unseen, unseen_texts
+from training.pairs import TermPair
 from training.related.alone import words_by_table
 from training.related.cooccurrence import Cooccurrence, cooccurrence
 from training.related.matrix import term_matrix
@@ -22,6 +24,7 @@ from training.related.table import (
     strongest,
     target_weights,
 )
+from training.related.terms import term_relations
 from training.vocabulary import NEVER, SPECIAL_TOKENS, Roles, build_tokenizer
 from training.words.cong import Morpheme
 from training.words.tables import WordTables
@@ -144,9 +147,9 @@ def plain_tables(parts: dict[str, str] | None = None) -> WordTables:
     return WordTables(np.ones((SIZE, 3), np.float32), token)
 
 
-def table(sources: Sequence[Source], *, words: int = 40, tables: WordTables | None = None) -> sp.csr_matrix:
+def table(sources: Sequence[Source], *, tables: WordTables | None = None, **settings: Any) -> sp.csr_matrix:
     ones = np.ones(SIZE, np.float32)
-    return combine(sources, 0.5, ones, tables or plain_tables(), words)
+    return combine(sources, RelatedConfig(agreement=0.5, **settings), ones, tables or plain_tables())
 
 
 def source(name: str, rows: dict[str, dict[str, float]], weight: float = 1.0) -> Source:
@@ -169,6 +172,36 @@ def test_a_row_holds_its_strongest_words_and_neither_itself_nor_its_parts() -> N
     assert row(made, "당뇨") == pytest.approx({"인슐린": 1.0, "혈당": 0.5})
     assert row(table([source("one", rows)]), "당뇨")["보증금"] == 1.0
     assert "오늘" not in row(table([source("one", rows)]), "당뇨")  # below a tenth of the first
+
+
+def test_a_word_is_named_by_those_that_it_names() -> None:
+    rows = source("one", {"당뇨": {"인슐린": 2.0}, "인슐린": {"혈당": 1.0}, "혈당": {"오늘": 1.0, "인슐린": 0.5}})
+    made = table([rows], mutual=0.4)
+    assert row(made, "인슐린") == pytest.approx({"혈당": 1.0, "당뇨": 0.4 / 1.2})  # and 혈당 names it by a half
+    assert row(table([rows]), "인슐린") == {"혈당": 1.0}
+
+
+def test_a_compound_names_what_its_parts_name() -> None:
+    rows = source("one", {"보증금": {"임대": 1.0}, "전세": {"사람": 0.8, "오늘": 0.4, "보증금": 0.2}})
+    made = table([rows], tables=plain_tables({"보증금": "전세"}), inherited=0.5)
+    assert row(made, "보증금") == pytest.approx({"임대": 1.0, "사람": 0.4, "오늘": 0.2})
+
+
+def test_synonyms_of_term_lists_are_named_by_their_words() -> None:
+    pairs = [
+        TermPair("synonym", "전세", "임대"),
+        TermPair("translation", "혈당 인슐린", "당뇨"),
+        TermPair("related", "오늘", "사람"),  # the corpora know better
+        TermPair("synonym", "당뇨 전세 오늘", "보증금"),  # its words say too little
+        TermPair("synonym", "전세", "전세 보증금"),  # no one word
+    ]
+    made = term_relations(pairs, build_tokenizer(PIECES), ROLES)
+    assert {word: row(made, word) for word in WORDS if row(made, word)} == {
+        "전세": {"임대": 1.0},
+        "임대": {"전세": 1.0},
+        "혈당": {"당뇨": pytest.approx(0.35)},
+        "인슐린": {"당뇨": pytest.approx(0.35)},
+    }
 
 
 def test_rows_are_cut_and_scaled_alike_whatever_their_length() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from training.config import RelatedConfig
 from training.related.cooccurrence import Cooccurrence
 from training.vocabulary import Roles
 from training.words.cong import Morpheme
@@ -84,11 +85,7 @@ def target_weights(
 
 
 def combine(
-    sources: Sequence[Source],
-    agreement: float,
-    targets: NDArray[np.float32],
-    tables: WordTables,
-    words: int,
+    sources: Sequence[Source], settings: RelatedConfig, targets: NDArray[np.float32], tables: WordTables
 ) -> sp.csr_matrix:
     """The table [vocabulary, vocabulary]: of each row the ``words`` strongest, the first of which weighs 1.
     A word is not related to itself nor to its parts, which it holds."""
@@ -98,10 +95,23 @@ def combine(
         named = source.names > _VOTE
         votes[source.name] = votes[source.name].maximum(named) if source.name in votes else named
     counts = together([sp.csr_matrix(vote, dtype=np.float32) for vote in votes.values()])
-    counts.data = np.maximum(counts.data - 1, 0) * agreement
+    counts.data = np.maximum(counts.data - 1, 0) * settings.agreement
     total = sp.csr_matrix((total + total.multiply(counts)) @ sp.diags_array(targets))
+    if settings.mutual:
+        total = scaled(total)
+        total = sp.csr_matrix(total + settings.mutual * (total.T @ sp.diags_array(targets)))
+    if settings.inherited:
+        total = sp.csr_matrix(total + settings.inherited * (_mean_of_parts(tables) @ total))
     total = _without(total, tables.parts())
-    return scaled(strongest(total, words, _FAINTEST))
+    return scaled(strongest(total, settings.words, _FAINTEST))
+
+
+def _mean_of_parts(tables: WordTables) -> sp.csr_matrix:
+    """[vocabulary, vocabulary]: multiplied with rows it gives for each compound the mean of those of its parts."""
+    places = [(word, part, 1 / len(row)) for word, row in tables.parts().items() for part in row]
+    table = np.array(places, np.float64).reshape(-1, 3)
+    size = len(tables.part_token)
+    return sp.csr_matrix((table[:, 2].astype(np.float32), table[:, :2].astype(np.int64).T), shape=(size, size))
 
 
 def together(matrices: Sequence[sp.csr_matrix]) -> sp.csr_matrix:

@@ -1,6 +1,6 @@
 """Stage 1, second part, of a vocabulary of words: the table of related words, and how many texts hold each word.
 
-Nothing of it comes from term lists, so the words of held-out terms have the rows that any other word would have.
+Of term lists it knows what training knows, nothing of held-out terms.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from training.related.table import (
     target_weights,
     together,
 )
+from training.related.terms import term_relations
 from training.run import Run, whole_directory, write_json
 from training.stages.vocabulary import Vocabulary
 from training.words.cong import general_morphemes, open_cong
@@ -77,7 +78,7 @@ def _make(run: Run, vocabulary: Vocabulary, passages: Sequence[str], folder: Pat
     targets = target_weights(pieces, vocabulary.roles, general, shares)
 
     def table_of(chosen: Sequence[Source]) -> sp.csr_matrix:
-        return combine(chosen, settings.agreement, targets, tables, settings.words)
+        return combine(chosen, settings, targets, tables)
 
     table = table_of(sources)
     sp.save_npz(folder / _TABLE, table)
@@ -124,6 +125,9 @@ def _sources(run: Run, vocabulary: Vocabulary, found: dict[str, Cooccurrence]) -
             sources.append(Source(name, sp.csr_matrix(named * np.float32(weight)), named))
     near = neighbour_weights(vocabulary.neighbours)
     sources.append(Source("neighbours", sp.csr_matrix(near * np.float32(settings.neighbours)), near))
+    if settings.terms:
+        listed = term_relations(run.data.terms, vocabulary.tokenizer, vocabulary.roles)
+        sources.append(Source("terms", sp.csr_matrix(listed * np.float32(settings.terms)), listed))
     return sources
 
 

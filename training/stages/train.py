@@ -19,6 +19,7 @@ from training.distributed import processes
 from training.fit import FINAL, Job, SparseModel, fit, split_parameters
 from training.module import TiledSplade
 from training.objectives import OwnWords, PassageObjective, Teacher, TermObjective, TripletObjective
+from training.pairs import STRENGTH
 from training.run import Run
 from training.stages.lexical import LexicalWeights
 from training.stages.mine import NONE
@@ -27,7 +28,6 @@ from training.stages.vocabulary import Vocabulary
 from training.validation import Validation
 
 _TRAIN = "train"  #: where a run holds checkpoints and logs
-_TERM_FLOOR = {"synonym": 1.0, "related": 0.5, "translation": 0.7}
 
 
 def _passage_batches(config: Config, data: TrainingData, vectors: NDArray[np.float16] | None) -> dict[str, list[int]]:
@@ -103,7 +103,7 @@ def _retrieval_job(
             {
                 "term": [p.term for p in terms],
                 "related": [p.related for p in terms],
-                "label": [_TERM_FLOOR[p.kind] for p in terms],
+                "label": [STRENGTH[p.kind] for p in terms],
             }
         )
         job.objectives["terms"] = TermObjective(model, own, config.loss, progress)
