@@ -65,13 +65,14 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         settings = settings or Settings()
     except (ValidationError, SettingsError) as error:
         raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
-    configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
+    configure_logging(settings.log_level, metrics.dropped_log_lines.inc)
+    threads = _encoder_threads(settings)
     build = build_encoder or partial(
         select_encoder,
         device=settings.device,
         precision=settings.precision,
-        threads=(threads := _encoder_threads(settings)),
+        threads=threads,
         cache_dir=_cache_dir(settings),
     )
     load = partial(load_model, build_encoder=build, dotted_tokens=settings.dotted_tokens)
@@ -130,6 +131,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         redoc_url=None,
         responses=ERRORS,
     )
+    app.state.metrics = metrics
     app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
     if settings.cors_origins:
