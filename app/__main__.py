@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
 from app.main import create_app
+from app.metrics import Metrics
 from app.settings import Settings, complaint
 from app.web.protocol import BoundedProtocol, loop_with_timeout
 
@@ -22,8 +23,10 @@ def main() -> None:
         raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
     # uvicorn raises the signal that stopped it once more when it is done; an orderly stop is a success.
     signal.signal(signal.SIGTERM, _exit)
+    app = create_app(settings)
+    metrics: Metrics = app.state.metrics
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -31,7 +34,7 @@ def main() -> None:
         server_header=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
-        http=BoundedProtocol.with_timeout(settings.client_timeout_seconds),
+        http=BoundedProtocol.with_timeout(settings.client_timeout_seconds, metrics.count_connection_refusal),
         loop=loop_with_timeout(settings.client_timeout_seconds),  # type: ignore[arg-type]  # factories are taken too
         ws="none",
         ssl_certfile=settings.ssl_certfile,

@@ -16,6 +16,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from app.cgroups import cpu_quota, threads_within, usable_cpus
 from app.encoders.base import Encoder, EncoderError
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder as select_encoder
@@ -64,13 +65,14 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         settings = settings or Settings()
     except (ValidationError, SettingsError) as error:
         raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
-    configure_logging(settings.log_level)
     lifecycle, metrics = Lifecycle(), Metrics()
+    configure_logging(settings.log_level, metrics.dropped_log_lines.inc)
+    threads = _encoder_threads(settings)
     build = build_encoder or partial(
         select_encoder,
         device=settings.device,
         precision=settings.precision,
-        threads=settings.encoder_threads,
+        threads=threads,
         cache_dir=_cache_dir(settings),
     )
     load = partial(load_model, build_encoder=build, dotted_tokens=settings.dotted_tokens)
@@ -88,7 +90,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
                 stored = Stored(_store_settings(settings, settings.store), load, versions, metrics)
                 await stored.start()
             else:
-                versions.serve(await asyncio.to_thread(_open_and_load, settings, load))
+                versions.serve(await asyncio.to_thread(_open_and_load, settings, load, threads))
         except (ArtifactError, ModelError, EncoderError, StoreError) as error:
             log.error("refusing to start: %s", error)
             raise
@@ -110,10 +112,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, admin_key, settings.log_texts)
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
-        watching = asyncio.create_task(keys.watch())
+        chores = [asyncio.create_task(chore) for chore in (keys.watch(), versions.give_back_memory())]
         with lifecycle.drain_on_sigterm(settings.drain_seconds):
             yield
-        watching.cancel()
+        for chore in chores:
+            chore.cancel()
         if stored:
             await stored.stop()
         await engine.stop()
@@ -128,6 +131,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         redoc_url=None,
         responses=ERRORS,
     )
+    app.state.metrics = metrics
     app.add_middleware(AccessMiddleware, keys=keys)
     app.add_middleware(RequestMiddleware, lifecycle=lifecycle, metrics=metrics)
     if settings.cors_origins:
@@ -151,9 +155,25 @@ def _add_tracing(app: FastAPI, endpoint: str) -> TracerProvider:
     return provider
 
 
-def _open_and_load(settings: Settings, load: Load) -> LoadedModel:
+def _encoder_threads(settings: Settings) -> int:
+    """As set, or as many as the container's CPU quota lets compute; 0 for one a core."""
+    cpus, quota = usable_cpus(), cpu_quota()
+    threads = settings.encoder_threads or threads_within(quota, cpus)
+    fields = {"cpus": cpus, "cpu_quota": quota, "encoder_threads": threads or "one a core"}
+    log.info("processors found", extra={"fields": fields})
+    if quota is not None and settings.encoder_threads > quota:
+        log.warning(
+            "%d encoder threads have %g CPUs, by the container's quota, and will be stopped in turn: lower "
+            "--encoder-threads, or leave it out",
+            settings.encoder_threads,
+            quota,
+        )
+    return threads
+
+
+def _open_and_load(settings: Settings, load: Load, threads: int) -> LoadedModel:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
-    exact = partial(OpenVINOEncoder, precision="f32", threads=settings.encoder_threads)
+    exact = partial(OpenVINOEncoder, precision="f32", threads=threads)
     artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
     check_lengths(artifact.manifest, _rules(settings))
     model = load(artifact)

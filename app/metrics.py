@@ -16,6 +16,9 @@ _BATCH_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768
 _ACTIVE_TOKENS = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
+#: Why a connection is ended by the service.
+CONNECTION_REFUSALS = ("headers_too_large", "malformed_http", "method_not_allowed", "request_timeout", "unread_answer")
+
 
 class Metrics:
     """Every metric of one service, by the name it is exposed under without its prefix."""
@@ -50,9 +53,16 @@ class Metrics:
         self.swap_stage_seconds = self._histogram(
             "swap_stage_seconds", "Seconds of loading a version in each stage.", _SECONDS, "stage"
         )
+        self.dropped_log_lines = self._counter("dropped_log_lines", "Log lines lost because nobody read the log.")
+        self.connection_refusals = self._counter(
+            "connection_refusals", "Connections ended before they had a request, or its answer was read.", "reason"
+        )
+        for reason in CONNECTION_REFUSALS:
+            self.connection_refusals.labels(reason)  # a rate needs the zero before the first one
         self.failed_polls = self._counter("store_failed_polls", "Polls that did not reach the store.")
         self.resident = self._gauge("resident", "1 for each version in memory.", "version")
         self.model = self._gauge("model", "1 for the version that is served.", "version")
+        self._store_age = self._gauge("store_poll_age_seconds", "Seconds since the store was last read; 0 without one.")
         self._texts_in_flight = self._gauge("texts_in_flight", "Texts accepted and not yet answered.")
         self._device_memory = self._gauge("device_memory_bytes", "Memory of a GPU that the process has; 0 on a CPU.")
         self._queue_tokens = self._gauge("queue_tokens", "Tokens of the texts that wait for the encoder.")
@@ -70,6 +80,10 @@ class Metrics:
         self._queue_tokens.set_function(queue_tokens)
         self._device_memory.set_function(device_memory_bytes)
 
+    def watch_store(self, age_seconds: Callable[[], float]) -> None:
+        """Calls it for each rendering."""
+        self._store_age.set_function(age_seconds)
+
     def count_batch(self, tokens: Sequence[int], max_batch_tokens: int) -> None:
         """One encoder run of texts with so many `tokens` each."""
         used = sum(tokens)
@@ -84,6 +98,9 @@ class Metrics:
         for count in active_tokens:
             observe(count)
         self.stage_seconds.labels("write").observe(write_seconds)
+
+    def count_connection_refusal(self, reason: str) -> None:
+        self.connection_refusals.labels(reason).inc()
 
     def render(self) -> bytes:
         """The text that `GET /metrics` answers with, in `CONTENT_TYPE`."""

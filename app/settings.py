@@ -115,7 +115,9 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that a client has for the headers of a request, again for its body, and again to read.",
     )
-    encoder_threads: int = Field(default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores.")
+    encoder_threads: int = Field(
+        default=0, ge=0, description="CPU threads of the encoder; 0 takes all cores that the container may use."
+    )
     max_batch_tokens: int | None = Field(
         default=None,
         ge=1,

@@ -12,6 +12,7 @@ import sys
 
 from sparse_encoder.artifact import ArtifactError
 from sparse_encoder.checkpoint import commands as checkpoint
+from sparse_encoder.publishing import publish
 from sparse_encoder.related import commands as related
 from sparse_encoder.store import Store, StoreError, who
 
@@ -26,6 +27,10 @@ def _parser() -> argparse.ArgumentParser:
     store.add_argument("url", help="directory or fsspec URL, such as s3://bucket/models")
     commands = store.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="versions, aliases, and the services that hold them")
+    publish = commands.add_parser("publish", help="put a model into the store, if it passes the gates")
+    publish.add_argument("model", help="directory of an artifact, packed or not, or `embedded`")
+    publish.add_argument("--alias", action="append", default=[], help="that shall stand for it; several are possible")
+    publish.add_argument("--force", action="store_true", help="though a gate fails; needs --note")
     show = commands.add_parser("show", help="the manifest of a version and the history of its aliases")
     show.add_argument("version", help="version or alias")
     alias = commands.add_parser("alias", help="point an alias at a version")
@@ -35,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("name")
     for name, text in (("pin", "keep a version from being collected"), ("unpin", "let it be collected again")):
         commands.add_parser(name, help=text).add_argument("version")
-    for command in (alias, rollback, commands.choices["pin"]):
+    for command in (alias, rollback, publish, commands.choices["pin"]):
         command.add_argument("--note", default="", help="why; kept in the store")
     gc = commands.add_parser("gc", help="remove versions that nothing needs")
     gc.add_argument("--keep", type=int, default=3, help="earlier versions of each alias that stay (default 3)")
@@ -69,6 +74,11 @@ def _run(options: argparse.Namespace) -> None:
     match options.command:
         case "list":
             _list(store)
+        case "publish":
+            if options.force and not options.note:
+                raise StoreError("--force needs --note: say why, it is kept in the store")
+            version = publish(store, options.model, options.alias, note=options.note, forced=options.force)
+            print("\n".join(f"{alias} -> {version}" for alias in options.alias) or version)  # noqa: T201
         case "show":
             _show(store, options.version)
         case "alias":

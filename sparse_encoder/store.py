@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -35,11 +35,12 @@ from sparse_encoder.store_files import (
     StoreRefusal,
     UnknownVersionError,
     WrongNameError,
+    manifest_path,
     open_files,
 )
-from sparse_encoder.store_records import Alias, parse_lease, to_json, who
+from sparse_encoder.store_records import Alias, AliasError, now, parse_lease, to_json, who
 
-__all__ = ["Alias", "Store", "StoreError", "StoreRefusal", "UnknownVersionError", "WrongNameError", "who"]
+__all__ = ["Alias", "AliasError", "Store", "StoreError", "StoreRefusal", "UnknownVersionError", "WrongNameError", "who"]
 
 LEASE_LASTS = timedelta(hours=1)
 LEASE_REMOVED = timedelta(days=1)  #: so much later than it counts that nobody renews it at that moment
@@ -64,6 +65,11 @@ class Store:
         self._grace_seconds = grace_seconds
         self._created: dict[str, str] = {}  # by version; never changes, so it is read once
 
+    @property
+    def places(self) -> tuple[str, str]:
+        """Where it is, as messages may name it."""
+        return self.url, self._files.root
+
     def versions(self) -> list[str]:
         """The complete versions, oldest first."""
         found = {name for name in self._do(self._files.versions) if SAFE_NAME.fullmatch(name)}
@@ -86,9 +92,7 @@ class Store:
         return Manifest.from_json(self._manifest_text(version))
 
     def _manifest_text(self, version: str) -> str:
-        content = None
-        if SAFE_NAME.fullmatch(version):
-            content = self._do(self._files.read, _manifest_path(version))
+        content = self._do(self._files.read, manifest_path(version)) if SAFE_NAME.fullmatch(version) else None
         if content is None:
             raise self._unknown(version)
         return content.decode("utf-8", "replace")
@@ -111,9 +115,13 @@ class Store:
 
     def aliases(self) -> dict[str, Alias]:
         """By name. An alias file that cannot be read is an error: it must not look like an alias that is gone."""
-        return {name: alias for name in self._json_names("aliases") if (alias := self._alias(name))}
+        return {name: alias for name in self.alias_names() if (alias := self.alias(name))}
 
-    def _alias(self, name: str) -> Alias | None:
+    def alias_names(self) -> list[str]:
+        return self._json_names("aliases")
+
+    def alias(self, name: str) -> Alias | None:
+        """:raises AliasError: if its file cannot be read."""
         path = f"aliases/{name}.json"
         content = self._do(self._files.read, path)
         return None if content is None else Alias.from_json(name, content, f"{path} of {self.url}")
@@ -124,21 +132,20 @@ class Store:
         :raises UnknownVersionError: if there is neither.
         """
         if SAFE_NAME.fullmatch(name):
-            alias = self._alias(name)
-            if alias:
+            if alias := self.alias(name):
                 return alias.version
             if self._exists(name):
                 return name
         raise self._unknown(name)
 
     def _exists(self, version: str) -> bool:
-        return self._do(self._files.read, _manifest_path(version)) is not None
+        return self._do(self._files.read, manifest_path(version)) is not None
 
     def _unknown(self, name: str) -> UnknownVersionError:
         known = [n for n in self._do(self._files.versions) if SAFE_NAME.fullmatch(n)]
         return UnknownVersionError(
             f"{self.url} has no version or alias {name!r}; versions: {', '.join(known) or 'none'}; "
-            f"aliases: {', '.join(self._json_names('aliases')) or 'none'}"
+            f"aliases: {', '.join(self.alias_names()) or 'none'}"
         )
 
     def publish(self, artifact: Path, *, aliases: Sequence[str] = (), by: str, note: str = "") -> str:
@@ -203,7 +210,7 @@ class Store:
             self._manifest_text(version)
             history = (old.version, *old.previous) if old else ()
             previous = tuple(dict.fromkeys(v for v in history if v != version))[:PREVIOUS_VERSIONS]
-            before, alias = content, Alias(name, version, previous, _now().isoformat(), by, note)
+            before, alias = content, Alias(name, version, previous, now().isoformat(), by, note)
             return alias.to_json()
 
         with self._locked():
@@ -281,7 +288,7 @@ class Store:
         """
         with self._locked():
             self._manifest_text(version)
-            self._write_json(f"pins/{version}.json", {"by": by, "note": note, "updated": _now().isoformat()})
+            self._write_json(f"pins/{version}.json", {"by": by, "note": note, "updated": now().isoformat()})
             try:
                 self._manifest_text(version)
             except UnknownVersionError:  # collected meanwhile, where there is no lock
@@ -301,7 +308,7 @@ class Store:
     def renew_lease(self, instance: str, versions: Iterable[str]) -> None:
         """Says that the service `instance` holds `versions`; good for an hour."""
         self._check_name(instance)
-        self._write_json(f"leases/{instance}.json", {"versions": sorted(versions), "renewed": _now().isoformat()})
+        self._write_json(f"leases/{instance}.json", {"versions": sorted(versions), "renewed": now().isoformat()})
 
     def drop_lease(self, instance: str) -> None:
         self._check_name(instance)
@@ -318,7 +325,7 @@ class Store:
         if content is None:  # dropped meanwhile
             return [], timedelta.max
         held, renewed = parse_lease(content, f"{path} of {self.url}")
-        return held, _now() - renewed
+        return held, now() - renewed
 
     def collect_garbage(self, keep: int, *, dry_run: bool = False) -> list[str]:
         """Removes versions that nothing needs, and what dead publishers left; returns the names removed.
@@ -390,11 +397,3 @@ class Store:
                 f"{self.url} failed at {operation.__name__.strip('_')} ({type(error).__name__}: {error}): see that it "
                 "can be reached, that there is room, and that you may do this there"
             ) from error
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _manifest_path(version: str) -> str:
-    return f"versions/{version}/{MANIFEST}"

@@ -22,6 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 from sparse_encoder.artifact import MANIFEST, ArtifactExistsError, fsync, new_directory, read_artifact
 
 _UPDATE_ATTEMPTS = 50
+#: For a server that does not answer; the default waits for five minutes.
+S3_PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 1}}
 
 
 class StoreError(Exception):
@@ -44,8 +46,17 @@ class AlreadyThereError(StoreError):
     """Something else is where a version was to be written."""
 
 
+def manifest_path(version: str) -> str:
+    return f"versions/{version}/{MANIFEST}"
+
+
 class Files(Protocol):
     """Paths are relative to the store, with `/`. What is not there reads as None and lists as empty."""
+
+    @property
+    def root(self) -> str:
+        """Where the store is, as messages may name it."""
+        ...
 
     def read(self, path: str) -> bytes | None: ...
 
@@ -103,6 +114,8 @@ def open_files(url: str, storage_options: Mapping[str, Any]) -> Files:
 
     :raises StoreError: if there is no such kind of store here.
     """
+    if url.startswith(("s3://", "s3a://")):
+        storage_options = {"config_kwargs": S3_PATIENCE, **storage_options}
     try:
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **storage_options)
     except (ImportError, ValueError) as error:
@@ -119,6 +132,10 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> str:
+        return str(self._root)
+
     def read(self, path: str) -> bytes | None:
         try:
             return (self._root / path).read_bytes()
@@ -127,7 +144,7 @@ class LocalFiles:
 
     def replace(self, path: str, content: bytes) -> None:
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(exist_ok=True)  # a store that vanished is not made again
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
             with temporary.open("xb") as file:
@@ -195,7 +212,6 @@ class LocalFiles:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        self._root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._root / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -211,6 +227,10 @@ class RemoteFiles:
     def __init__(self, filesystem: fsspec.AbstractFileSystem, root: str) -> None:
         self._filesystem = filesystem
         self._root = root.rstrip("/")
+
+    @property
+    def root(self) -> str:
+        return self._root
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"

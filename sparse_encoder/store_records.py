@@ -8,12 +8,16 @@ import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sparse_encoder.store_files import StoreError
 
 FORMAT_VERSION = 1
+
+
+class AliasError(StoreError):
+    """One alias cannot be read; others can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,9 @@ class Alias:
 
     @classmethod
     def from_json(cls, name: str, content: bytes, where: str) -> Alias:
-        """:raises StoreError: if `content` is no alias."""
-        document = _parse(content, where)
+        """:raises AliasError: if `content` is no alias."""
         try:
+            document = _parse(content, where)
             return cls(
                 name=name,
                 version=str(document["version"]),
@@ -43,8 +47,10 @@ class Alias:
                 by=str(document["by"]),
                 note=str(document["note"]),
             )
+        except StoreError as error:
+            raise AliasError(str(error)) from error
         except (KeyError, TypeError) as error:
-            raise StoreError(f"{where} is no alias ({error!r}): remove it and set it again") from error
+            raise AliasError(f"{where} is no alias ({error!r}): remove it and set it again") from error
 
 
 def parse_lease(content: bytes, where: str) -> tuple[list[str], datetime]:
@@ -70,11 +76,21 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(content)
-        if not isinstance(document, dict) or document.pop("format_version") != FORMAT_VERSION:
-            raise ValueError(f"no object with format_version {FORMAT_VERSION}")
+        if not isinstance(document, dict):
+            raise ValueError("no object")
+        version = document.pop("format_version")
     except (ValueError, KeyError) as error:
         raise StoreError(f"{where} cannot be read ({error!r}): remove it and set it again") from error
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            f"{where} has format_version {version!r}, this software reads {FORMAT_VERSION}: use the software that "
+            "wrote it, or remove it and set it again"
+        )
     return document
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def who() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from sparse_encoder.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
+# Threads that wait for each other cost more than such small models are worth; on a busy machine, a hundred times more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline, since no test asserts a time; the same examples in every run.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)

@@ -63,6 +63,9 @@ class Encoder(Protocol):
         """Prepares what makes later calls faster, if there is such a thing; takes the time and the memory of loading
         the checkpoint once more. `encode` may be called meanwhile."""
 
+    def give_back_memory(self) -> None:
+        """Frees what only the largest batches so far needed. `encode` may be called meanwhile."""
+
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 

@@ -63,6 +63,9 @@ class TorchEncoder:
     def specialise(self) -> None:
         """See `Encoder.specialise`: there is nothing to prepare."""
 
+    def give_back_memory(self) -> None:
+        """See `Encoder.give_back_memory`: what a GPU's allocator keeps is its own to use again."""
+
     def device_memory_bytes(self) -> int:
         """See `Encoder.device_memory_bytes`."""
         if self._device.type == "cuda":

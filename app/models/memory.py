@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from app.cgroups import CGROUPS, PROC, groups
 
-def available_bytes(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+
+def available_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Bytes that this process can still take: of the machine, or of a control group (v2) around it, if that is less.
 
     Where the system does not say what is left, what the machine has.
@@ -32,12 +34,7 @@ def _machine(proc: Path) -> int:
 
 def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
     """Room in each control group around this process that has a limit. Clean file cache counts as room."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except FileNotFoundError:  # no Linux, or a kernel without groups
-        return
-    group = cgroups / next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    while group.is_relative_to(cgroups):
+    for group in groups(proc, cgroups):
         try:
             limit = (group / "memory.max").read_text().strip()
             if limit != "max":
@@ -46,4 +43,3 @@ def _groups(proc: Path, cgroups: Path) -> Iterator[int]:
                 yield max(0, int(limit) - used)
         except FileNotFoundError:  # the root group has no limit; nor has a machine with groups of version 1
             pass
-        group = group.parent

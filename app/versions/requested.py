@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 from app.errors import Unavailable
 from app.versions.loading import Loader, Refused
@@ -10,13 +12,23 @@ from app.versions.resident import Resident, Versions
 from app.versions.watching import Snapshot, Watcher
 from sparse_encoder.store import StoreError
 
+log = logging.getLogger(__name__)
+
 
 class Requested:
     """Several requests for one version wait for one load."""
 
     def __init__(
-        self, served_alias: str, versions: Versions, loader: Loader, watcher: Watcher, timeout_seconds: float
+        self,
+        served_alias: str,
+        versions: Versions,
+        loader: Loader,
+        watcher: Watcher,
+        timeout_seconds: float,
+        public: Callable[[str], str],
     ) -> None:
+        """`public` makes of a message one for clients."""
+        self._public = public
         self._served_alias = served_alias
         self._versions = versions
         self._loader = loader
@@ -73,16 +85,18 @@ class Requested:
         async with self._loader.turn:
             if self._versions.get(version):  # came to be served meanwhile
                 return
-            if self._versions.full and not await self._versions.make_room():
+            if not self._versions.has_room:
                 held = ", ".join(resident.version for resident in self._versions.residents())
                 raise Unavailable(
                     f"{version} is not in memory and none of {held} can leave now: try again, or raise "
                     f"--max-resident-versions, which is {self._versions.max_resident}"
                 )
-            try:
+            try:  # whoever leaves for it does so when it is there: a load that fails costs nobody anything
                 self._versions.add(await self._loader.load(version))
             except Refused as refused:
-                self._refused[version] = str(refused)
-                raise Unavailable(str(refused)) from refused
+                log.error("%s, which requests ask for", refused)
+                self._refused[version] = self._public(str(refused))
+                raise Unavailable(self._refused[version]) from refused
             except StoreError as error:
-                raise Unavailable(f"{version} cannot be fetched now: {error}") from error
+                log.error("%s, which requests ask for, cannot be fetched now: %s", version, error)
+                raise Unavailable(f"{version} cannot be fetched now: {self._public(str(error))}") from error

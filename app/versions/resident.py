@@ -14,6 +14,9 @@ from app.metrics import Metrics
 from app.models.loaded import LoadedModel, peak_bytes
 from app.models.memory import available_bytes, give_back_freed_memory
 
+#: Between two times that memory is given back which only a peak needed; each takes about 20 ms, in a thread.
+GIVE_BACK_SECONDS = 30.0
+
 log = logging.getLogger(__name__)
 
 
@@ -65,8 +68,10 @@ class Versions:
             self._tidy()
 
     def add(self, model: LoadedModel) -> None:
-        """Takes in a version that requests ask for by name."""
+        """Takes in a version that requests ask for by name; the least recently used one leaves for it, as soon as it
+        can."""
         self._take_in(Resident(model, requested=True, last_used=next(self._uses)))
+        self._tidy()
 
     def serve(self, model: LoadedModel) -> None:
         """From now on requests get `model`; those that hold another keep it until they are answered."""
@@ -77,17 +82,28 @@ class Versions:
         self._metrics.model.labels(resident.version).set(1)
         self._tidy()
 
-    async def make_room(self) -> bool:
-        """Lets the least recently used version go that nobody needs now; false if there is none."""
-        idle = [resident for resident in self._resident.values() if self._idle(resident)]
-        if not idle:
-            return False
-        await self._let_go(min(idle, key=lambda resident: resident.last_used))
-        return True
+    async def make_room(self) -> str | None:
+        """Lets the least recently used version go that nobody needs now, and names it; None if there is none."""
+        if (idle := self._least_needed()) is None:
+            return None
+        version = idle.version
+        await self._let_go(idle)
+        return version
+
+    async def give_back_memory(self) -> None:
+        """Again and again until cancelled: what a peak took is not kept for the next one."""
+        while True:
+            await asyncio.sleep(GIVE_BACK_SECONDS)
+            await asyncio.to_thread(_give_back, [resident.model for resident in self._resident.values()])
 
     @property
-    def full(self) -> bool:
-        return len(self._resident) >= self.max_resident
+    def has_room(self) -> bool:
+        """Whether one more can be added: none has to leave, or one can."""
+        return len(self._resident) < self.max_resident or self._least_needed() is not None
+
+    def _least_needed(self) -> Resident | None:
+        idle = filter(self._idle, self._resident.values())
+        return min(idle, key=lambda resident: resident.last_used, default=None)
 
     def _take_in(self, resident: Resident) -> None:
         if resident.version not in self._resident:
@@ -122,6 +138,17 @@ def _specialise(model: LoadedModel) -> None:
         model.encoder.specialise()
     except Exception:
         log.exception("%s: short queries have no graph of their own", model.version)
+    give_back_freed_memory()
+
+
+def _give_back(models: list[LoadedModel]) -> None:
+    while models:  # none is referred to for longer than need be, nor by a traceback
+        model = models.pop()
+        try:
+            model.encoder.give_back_memory()
+        except Exception:
+            log.exception("%s: its memory cannot be given back", model.version)
+        del model
     give_back_freed_memory()
 
 

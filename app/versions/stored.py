@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,9 +41,13 @@ class Stored:
         store = Store(settings.url)
         self._versions = versions
         self.watcher = Watcher(store, settings.poll_seconds, _instance(), self._held, metrics)
+        metrics.watch_store(self.watcher.age_seconds)
         loader = Loader(store, settings.cache_dir, load, settings.rules, versions, metrics)
         self.swapper = Swapper(settings.alias, versions, loader, self.watcher, metrics)
-        self.requested = Requested(settings.alias, versions, loader, self.watcher, settings.request_timeout_seconds)
+        self._cache_dir = str(settings.cache_dir)
+        self.requested = Requested(
+            settings.alias, versions, loader, self.watcher, settings.request_timeout_seconds, self.public
+        )
         self._loader = loader
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -58,6 +63,10 @@ class Stored:
         self._loader.stop()
         await self.watcher.stop()
 
+    def public(self, message: str) -> str:
+        """`message` for an answer over HTTP: no path of the store or of the cache, no address of a server."""
+        return without_places(message, (*self.watcher.store.places, self._cache_dir))
+
     def describe(self) -> dict[str, object]:
         """For `/info` and the answers of `/admin`."""
         failure = self.swapper.failure
@@ -65,8 +74,8 @@ class Stored:
             "resident": self._held(),
             "aliases": {name: alias.version for name, alias in self.watcher.snapshot.aliases.items()},
             "follows": self.swapper.alias,
-            "last_failure": asdict(failure) if failure else None,
-            "store_error": self.watcher.error,
+            "last_failure": {**asdict(failure), "reason": self.public(failure.reason)} if failure else None,
+            "store_error": self.public(trouble) if (trouble := self.watcher.trouble()) else None,
         }
 
     def _held(self) -> list[str]:
@@ -76,3 +85,9 @@ class Stored:
 def _instance() -> str:
     """The name of this process in the store."""
     return re.sub(r"[^\w.-]", "-", f"{socket.gethostname()[:100]}-{os.getpid()}", flags=re.ASCII).lstrip("._-")
+
+
+def without_places(message: str, places: Sequence[str]) -> str:
+    for place in sorted(places, key=len, reverse=True):
+        message = message.replace(place, "the store")
+    return re.sub(r"\b[a-z][a-z0-9+]*://[^\s\"')]+", "its server", message)

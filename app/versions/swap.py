@@ -45,25 +45,34 @@ class Swapper:
             metrics.swaps.labels(result)  # a rate needs the zero before the first one
 
     async def start(self) -> None:
-        """Serves the version of the alias, or else the newest one before it that can be served.
+        """Serves the version of the alias, or else the newest one before it that can be served. If the store is away,
+        the one that was served last, from the cache.
 
-        :raises StoreError: if the store cannot be read.
+        :raises StoreError: if the store cannot be read, and nothing is left of it in the cache.
         :raises ModelError: if there is no such version; tells why for each.
         """
-        await self._watcher.poll()
-        alias = self._wanted()
+        try:
+            await self._watcher.poll()
+            alias = self._wanted()
+            if alias is None and (reason := self._watcher.snapshot.unreadable.get(self.alias)):
+                raise StoreError(reason)
+        except StoreError as error:
+            if not await self._serve_last(str(error)):
+                raise
+            return
         if alias is None:
             known = ", ".join(self._watcher.snapshot.aliases) or "none"
             raise ModelError(
                 f"the store {self._watcher.store.url} has no alias {self.alias!r} (it has {known}): publish a version "
                 "under this alias, or name another with --alias"
             )
-        reasons = []
+        reasons, away = [], False
         for version in (alias.version, *alias.previous):
             try:
                 model = await self._loader.load(version)
             except (Refused, StoreError) as error:
                 self._tell(version, error)
+                away |= isinstance(error, StoreError)
                 if version == alias.version and isinstance(error, Refused):
                     self._refused = alias
                 reasons.append(str(error))
@@ -72,9 +81,27 @@ class Swapper:
                 log.error("%s stands for %s, which cannot be served: serving %s", self.alias, alias.version, version)
             self._followed = alias
             self._versions.serve(model)
-            await self._clean_cache()
+            await self._keep_in_cache(model.version)
             return
-        raise ModelError(f"no version that {self.alias} stood for can be served:\n" + "\n".join(reasons))
+        if not away or not await self._serve_last("\n".join(reasons)):
+            raise ModelError(f"no version that {self.alias} stood for can be served:\n" + "\n".join(reasons))
+
+    async def _serve_last(self, reason: str) -> bool:
+        try:
+            model = await self._loader.load_last(self.alias)
+        except Refused as refused:
+            self._tell(refused.version, refused)
+            return False
+        if model is None:
+            return False
+        log.error(
+            "the store is away at the start: serving %s from the cache, which was served last as %s: %s",
+            model.version,
+            self.alias,
+            reason,
+        )
+        self._versions.serve(model)
+        return True
 
     async def run(self) -> None:
         """Follows the alias, poll by poll, until cancelled."""
@@ -125,9 +152,11 @@ class Swapper:
         }
         fields = {"version": alias.version, "before": before, **seconds}
         log.info("serving another version", extra={"fields": fields})
-        await self._clean_cache()
+        await self._keep_in_cache(alias.version)
 
-    async def _clean_cache(self) -> None:
+    async def _keep_in_cache(self, served: str) -> None:
+        """And nothing that is no longer in memory."""
+        await self._loader.remember(self.alias, served)
         await self._loader.clean_cache(resident.version for resident in self._versions.residents())
 
     def _wanted(self) -> Alias | None:

@@ -88,7 +88,7 @@ async def set_alias(name: str, request: Request) -> dict[str, object]:
     try:
         await stored.watcher.do(_set_alias, stored, name, body.version)
     except StoreError as error:
-        raise _store_error(error, "name") from error
+        raise _store_error(stored, error, "name") from error
     return await _settled(service, stored, name)
 
 
@@ -100,7 +100,7 @@ async def rollback(request: Request) -> dict[str, object]:
     try:
         await stored.watcher.do(stored.watcher.store.rollback, body.alias, by=stored.watcher.instance)
     except StoreError as error:
-        raise _store_error(error, "alias") from error
+        raise _store_error(stored, error, "alias") from error
     return await _settled(service, stored, body.alias)
 
 
@@ -129,7 +129,10 @@ def _stored(service: Service) -> Stored:
 
 
 async def _settled(service: Service, stored: Stored, alias: str) -> dict[str, object]:
-    await _poll(stored)
+    try:
+        await _poll(stored)
+    except ServiceError as error:
+        raise Unavailable(f"{alias} is set; what it stands for is not served yet: {error.message}") from error
     return await _follow(service, stored) if alias == stored.swapper.alias else _outcome(service, stored)
 
 
@@ -137,7 +140,7 @@ async def _poll(stored: Stored) -> None:
     try:
         await stored.watcher.poll()
     except StoreError as error:
-        raise _store_error(error) from error
+        raise _store_error(stored, error) from error
 
 
 async def _follow(service: Service, stored: Stored, *, retry: bool = False) -> dict[str, object]:
@@ -145,7 +148,9 @@ async def _follow(service: Service, stored: Stored, *, retry: bool = False) -> d
     await stored.swapper.follow(retry=retry)
     wanted, served = _version_of(stored, stored.swapper.alias), service.versions.serving.version
     if wanted != served:
-        reason = stored.swapper.failure.reason if stored.swapper.failure else "its alias changed meanwhile"
+        reason = (
+            stored.public(stored.swapper.failure.reason) if stored.swapper.failure else "its alias changed meanwhile"
+        )
         raise Conflict(
             f"{stored.swapper.alias} stands for {wanted}, which is refused: {reason}. {served} is still served",
             "version",
@@ -162,13 +167,14 @@ def _outcome(service: Service, stored: Stored) -> dict[str, object]:
     return {"serving": service.versions.serving.version, **stored.describe()}
 
 
-def _store_error(error: StoreError, name_field: str | None = None) -> ServiceError:
+def _store_error(stored: Stored, error: StoreError, name_field: str | None = None) -> ServiceError:
     """`name_field`: of the request, which holds the name of an alias."""
+    message = stored.public(str(error))
     match error:
         case UnknownVersionError():
-            return UnknownVersion(str(error))
+            return UnknownVersion(message)
         case WrongNameError():
-            return InvalidField(str(error), name_field)
+            return InvalidField(message, name_field)
         case StoreRefusal():
-            return Conflict(str(error), name_field)
-    return Unavailable(str(error))
+            return Conflict(message, name_field)
+    return Unavailable(message)

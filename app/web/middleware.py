@@ -3,6 +3,7 @@ whether its client may ask."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -12,7 +13,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, error_response, error_types
+from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, Unavailable, error_response, error_types
 from app.logs import request_id
 from app.metrics import Metrics
 from app.web.access import ApiKeys
@@ -71,11 +72,12 @@ class RequestMiddleware:
         identifier = given if SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         request_id.set(identifier)
         status = 500  # unless an answer starts, an exception is on its way to the handler outside
+        answering = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answering
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answering = message["status"], True
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = identifier
                 if self._lifecycle.draining:
@@ -86,6 +88,15 @@ class RequestMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # the server does so when the grace period is over
+            task = asyncio.current_task()
+            if task is None or answering or not self._lifecycle.draining:
+                raise
+            task.uncancel()
+            scope[ERROR_TYPE] = Unavailable.type
+            message = "the service stopped before the answer was ready: try again"
+            refusal = error_response(Unavailable.status, Unavailable.type, message, headers=Unavailable.headers)
+            await refusal(scope, receive, send_with_headers)
         finally:
             route = scope.get("route")
             path = getattr(route, "path", "other")  # only known paths: each one is a time series

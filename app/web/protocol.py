@@ -46,6 +46,7 @@ class Refusal(httptools.HttpParserError):
 
     def __init__(self, status: HTTPStatus, type_: str, message: str) -> None:
         super().__init__(message)
+        self.type = type_
         answer = error_response(status, type_, message, headers={"Connection": "close"})
         headers = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
         line = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii")
@@ -71,6 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """
 
     client_timeout_seconds: float
+    count_refusal: Callable[[str], None]  #: by its type, or `unread_answer`
     flow: Flow
 
     _sending: asyncio.TimerHandle | None = None
@@ -86,8 +88,11 @@ class BoundedProtocol(HttpToolsProtocol):
     _body_bytes = 0  #: missing of a body whose length is known
 
     @classmethod
-    def with_timeout(cls, seconds: float) -> type[BoundedProtocol]:
-        return type(cls.__name__, (cls,), {"client_timeout_seconds": seconds})
+    def with_timeout(
+        cls, seconds: float, count_refusal: Callable[[str], None] = lambda _: None
+    ) -> type[BoundedProtocol]:
+        values = {"client_timeout_seconds": seconds, "count_refusal": staticmethod(count_refusal)}
+        return type(cls.__name__, (cls,), values)
 
     # The connection
 
@@ -256,6 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         log.info("refused on the connection: %s", refusal)
+        self.count_refusal(refusal.type)
         self._cancel_sending()
         self._ahead, self._refusal = b"", refusal
         if self.pipeline and self.pipeline[0][0].more_body:
@@ -290,6 +296,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _cut_off(self) -> None:
         log.info("a client did not read its answer within %g s", self.client_timeout_seconds)
+        self.count_refusal("unread_answer")
         self.transport.abort()
 
     def _look_whether_gone(self) -> None:

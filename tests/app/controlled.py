@@ -23,6 +23,7 @@ class ControlledEncoder:
         self.fails = False
         self.poison: list[int] | None = None  #: ids of a text that makes it raise
         self.specialised = threading.Event()
+        self.gave_back = threading.Event()
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
 
@@ -34,6 +35,12 @@ class ControlledEncoder:
 
     def device_memory_bytes(self) -> int:
         return 123
+
+    def give_back_memory(self) -> None:
+        self.gave_back.set()
+        if self.fails:
+            raise RuntimeError("nothing can be given back")
+        self._inner.give_back_memory()
 
     def hold(self) -> None:
         """From now on every batch waits inside the encoder until `release`."""

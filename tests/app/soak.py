@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from app.versions.resident import GIVE_BACK_SECONDS
 from sparse_encoder.artifact import GoldenVector, read_artifact
 from sparse_encoder.store import Store
 from tests.app.broken import BROKEN, put_broken
@@ -28,8 +29,18 @@ ALLOWED_GROWTH = 1.1  #: of resident memory over twenty swaps
 class Clients:
     """`count` clients, each with its share of `pins` (None: the version served)."""
 
-    def __init__(self, url: str, count: int, pins: list[str | None], golden: Mapping[str, list[GoldenVector]]) -> None:
-        """`golden`: vectors by version; versions may come while the clients run."""
+    def __init__(
+        self,
+        url: str,
+        count: int,
+        pins: list[str | None],
+        golden: Mapping[str, list[GoldenVector]],
+        may_refuse: Container[int] = (),
+    ) -> None:
+        """`golden`: vectors by version; versions may come while the clients run. `may_refuse`: statuses that are no
+        fault, if the answer says when to come again."""
+        self.refused: Counter[int] = Counter()  #: by status
+        self._may_refuse = may_refuse
         self.answered: Counter[tuple[str | None, str]] = Counter()  #: by pin and version
         self.wrong: list[str] = []
         self._url = url
@@ -59,6 +70,9 @@ class Clients:
         text, input_type = asked[number % len(asked)].text, asked[number % len(asked)].input_type
         body = {"texts": [text], "input_type": input_type, "sparse_embedding_format": "token_id", "top_k": 256}
         response = await self._client.post("/encode", json=body, params={"version": pin} if pin else {})
+        if response.status_code in self._may_refuse and "retry-after" in response.headers:
+            self.refused[response.status_code] += 1
+            return
         if response.status_code != 200:
             self.wrong.append(f"{response.status_code} {response.text}")
             return
@@ -125,9 +139,9 @@ def resident_bytes(server: Server) -> int:
 
 
 async def resident_when_freed(server: Server, bound: float) -> int:
-    """Resident bytes as soon as they are at most `bound`, else after half a minute: what a version held is freed, and
-    given back to the system, in a thread that ends some time after the version has left."""
-    deadline = time.monotonic() + 30
+    """Resident bytes as soon as they are at most `bound`, else after twice the time in which freed memory is given back
+    to the system: what a version held is freed in a thread that ends some time after the version has left."""
+    deadline = time.monotonic() + 2 * GIVE_BACK_SECONDS
     while (resident := resident_bytes(server)) > bound and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return resident

@@ -6,8 +6,11 @@ import http.client
 import json
 import math
 import random
+import re
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +24,7 @@ import pytest
 import uvicorn
 
 from app.__main__ import main
-from tests.app.server import Server, running, start
+from tests.app.server import ROOT, Server, running, start
 from tests.tiny import SENTENCES
 
 pytestmark = pytest.mark.slow
@@ -240,3 +243,53 @@ def test_a_closed_connection_stops_the_work_for_it(server: Server) -> None:
     while "texts_in_flight 0.0" not in httpx.get(f"{server.url}/metrics", timeout=None).text:
         time.sleep(0.001)
     assert abandoned() > before
+
+
+def test_a_request_that_outlasts_the_grace_period_is_told_to_try_again() -> None:
+    texts = [f"{number} {' '.join(SENTENCES)}" for number in range(40)]  # about 20 s of one thread
+    flags = ("--drain-seconds", "0", "--shutdown-grace-seconds", "1", "--encoder-threads", "1")
+    with running("-m", "app", "--port", "0", "--max-batch-tokens", "512", *flags) as server:
+        responses: list[httpx.Response] = []
+        client = threading.Thread(
+            target=lambda: responses.append(httpx.post(f"{server.url}/encode", json=texts, timeout=None))
+        )
+        client.start()
+        while "texts_in_flight 40.0" not in httpx.get(f"{server.url}/metrics", timeout=None).text:
+            time.sleep(0.01)
+        server.terminate()
+        client.join()
+        assert server.wait() == 0
+    (response,) = responses
+    assert (response.status_code, response.json()["error"]["type"]) == (503, "unavailable")
+    assert "stopped before the answer was ready: try again" in response.json()["error"]["message"]
+    assert (response.headers["retry-after"], response.headers["x-amzn-errortype"]) == ("1", "ThrottlingException")
+    (entry,) = [entry for entry in server.entries() if entry.get("path") == "/encode"]
+    assert (entry["status"], entry["error"]) == (503, "unavailable")
+
+
+def test_a_log_that_nobody_reads_stops_nothing(tiny_artifact: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "error", "-m", "app", "--port", str(port), "--model", str(tiny_artifact)]
+    with (
+        subprocess.Popen([*command, "--log-texts"], cwd=ROOT, stderr=subprocess.PIPE) as process,
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=30, transport=httpx.HTTPTransport(retries=100)
+        ) as client,
+    ):
+        try:
+            while True:
+                try:
+                    client.get("/readyz").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.05)
+            while not re.search(r"dropped_log_lines_total [1-9]", client.get("/metrics").text):
+                assert client.post("/encode", json=["가" * 200_000]).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert process.stderr
+            lines = process.stderr.read().splitlines()
+            assert {"processors found", "ready"} <= {json.loads(line)["message"] for line in lines[:-1]}
+        finally:
+            process.kill()

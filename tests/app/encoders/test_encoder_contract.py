@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
@@ -26,6 +28,7 @@ from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights
 from tests.app.conftest import openvino
+from tests.app.server import ROOT
 from tests.tiny import SENTENCES, dense, reference_vector
 
 
@@ -200,16 +203,61 @@ def test_a_short_text_on_its_own_takes_a_graph_of_its_own(
         (1, 16, (1, 16)),
         (1, 17, (1, 32)),
         (1, 50, (1, 50)),  # there are no more positions
+        (3, 17, (3, 32)),
         (33, 16, (40, 16)),
         (40, 16, (40, 16)),
         (60, 47, (64, 48)),
-        (25, 20, (25, 20)),  # the next multiple is too far
+        (17, 50, (18, 50)),  # the next multiple is too far
     ],
 )
 def test_shapes_are_filled_up_to_those_that_are_quick(texts: int, length: int, shape: tuple[int, int]) -> None:
     assert efficient_shape(texts, length, 50, 1 / 4) == shape
-    if texts > 1:
-        assert efficient_shape(texts, length, 50, 0) == (texts, length)
+
+
+def test_there_are_few_shapes_and_none_is_much_larger_than_its_batch() -> None:
+    batches = [(texts, length) for length in range(1, 513) for texts in range(1, 4096 // length + 1)]
+    for filled in (0, 1 / 16, 1 / 4):
+        shapes = {batch: efficient_shape(*batch, 512, filled) for batch in batches}
+        for (texts, length), (rows, padded) in shapes.items():
+            assert texts <= rows <= texts * 9 / 8 * (1 + filled) + 1
+            assert length <= padded <= min(512, length + 31)
+        assert len(set(shapes.values())) < 600  # of 27,685
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *ROUNDED])
+def test_memory_is_given_back_between_two_batches(name: str, artifact: Artifact, tiny_tokenizer: Tokenizer) -> None:
+    encoder = {**ENCODERS, **ROUNDED}[name](artifact)
+    batch = TokenBatch.pad([text.ids for text in tiny_tokenizer.encode_batch(TEXTS, 64)], tiny_tokenizer.pad_id)
+    before = encoder.encode(batch)
+    encoder.give_back_memory()
+    for vector, expected in zip(encoder.encode(batch), before, strict=True):
+        assert (vector.ids.tolist(), vector.weights.tolist()) == (expected.ids.tolist(), expected.weights.tolist())
+
+
+PEAK = """
+from pathlib import Path
+from app.encoders.base import TokenBatch
+from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.models.loaded import open_artifact
+from app.models.memory import give_back_freed_memory
+from benchmarks.memory import megabytes
+encoder = OpenVINOEncoder(open_artifact(None), "int8", 1)
+for texts, tokens in ((1, 16), (8, 512)):
+    encoder.encode(TokenBatch.pad([list(range(1000, 1000 + tokens))] * texts, 0))
+    print(megabytes(os.getpid(), "VmRSS"))
+encoder.give_back_memory()
+give_back_freed_memory()
+print(megabytes(os.getpid(), "VmRSS"))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_peak_took_is_given_back() -> None:
+    command = [sys.executable, "-W", "error", "-c", f"import os{PEAK}"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    before, peak, after = map(float, said.split())
+    assert peak - before > 25
+    assert after - before < (peak - before) / 3
 
 
 def test_filled_shapes_give_the_same_vectors(

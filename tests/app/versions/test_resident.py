@@ -68,3 +68,22 @@ async def test_nothing_is_specialised_where_memory_is_short(
     await background()
     assert not encoder.specialised.is_set()
     assert "memory is short" in caplog.text
+
+
+async def test_memory_is_given_back_again_and_again_whatever_an_encoder_says(
+    model: LoadedModel,
+    encoder: ControlledEncoder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(versions, "GIVE_BACK_SECONDS", 0.001)
+    served = Versions(Metrics(), max_resident=2)
+    served.serve(model)
+    chore = asyncio.create_task(served.give_back_memory())
+    for fails in (True, False):
+        encoder.fails = fails
+        encoder.gave_back.clear()
+        await asyncio.to_thread(encoder.gave_back.wait)
+    chore.cancel()
+    await background()
+    assert "its memory cannot be given back" in caplog.text
