@@ -43,27 +43,33 @@ def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
     return [key(token, name) for token, name in zip(vocabulary, written, strict=True)]
 
 
-def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys:
-    """Keys that are token ids as strings, as a `sparse_vector` field needs them: those of `token_ids`, if any.
+def token_id_keys(vocabulary: Sequence[str]) -> Keys:
+    """Keys that are the tokenizer's ids, as strings."""
+    return [f'"{token_id}":' for token_id in range(len(vocabulary))]
+
+
+def sparse_vector_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys | None:
+    """Keys that OpenSearch's `sparse_vector` field can hold: the ids of `token_ids`, or without such a table those of
+    the tokenizer; None if there are too many of these.
 
     A token that is not in a table that has others has no key: it cannot be emitted.
     """
-    if not token_ids:
-        return [f'"{token_id}":' for token_id in range(len(vocabulary))]
-    return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
+    if token_ids:
+        return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
+    return token_id_keys(vocabulary) if len(vocabulary) <= MAX_TOKEN_IDS else None
 
 
 def keys_of_formats(
     vocabulary: Sequence[str], token_ids: Mapping[str, int], dotted: DottedTokens
 ) -> Mapping[str, Keys]:
-    """By the name that a request gives the format: see `word_keys` and `token_id_keys`.
+    """By the name that a request gives the format: see `word_keys`, `token_id_keys` and `sparse_vector_keys`.
 
-    Without token ids if the vocabulary has more than such a field can hold and no table of its own.
+    Without `sparse_vector` if such a field cannot hold the vocabulary.
     """
     words = word_keys(vocabulary, dotted)
-    keys = {"word": words, "lexical": words}
-    if token_ids or len(vocabulary) <= MAX_TOKEN_IDS:
-        keys["token_id"] = token_id_keys(vocabulary, token_ids)
+    keys = {"word": words, "lexical": words, "token_id": token_id_keys(vocabulary)}
+    if (of_fields := sparse_vector_keys(vocabulary, token_ids)) is not None:
+        keys["sparse_vector"] = of_fields
     return keys
 
 
@@ -75,10 +81,6 @@ def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
 
 
 def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> str:
-    """`[{"index":token id,"value":weight},...]` by ascending id; `keys` are those of token ids."""
-    pairs = [
-        (int(key[1:-2]), min(weight, max_weight))  # the key is `"123":`
-        for token_id, weight in zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
-        if (key := keys[token_id]) is not None
-    ]
-    return "[" + ",".join(f'{{"index":{index},"value":{weight:.5g}}}' for index, weight in sorted(pairs)) + "]"
+    """`[{"index":token id,"value":weight},...]` by ascending id, those of the tokenizer; `keys` are not needed."""
+    pairs = sorted(zip(vector.ids.tolist(), vector.weights.tolist(), strict=True))
+    return "[" + ",".join(f'{{"index":{index},"value":{min(weight, max_weight):.5g}}}' for index, weight in pairs) + "]"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +33,9 @@ VECTORS_AT_ONCE = 32
 #: An answer that takes no longer is not worth the task that would see whether the client is still there.
 QUICK_SECONDS = 0.05
 
+#: By what clients call them.
+INPUT_TYPES: Mapping[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -41,6 +44,7 @@ T = TypeVar("T")
 async def answer(request: Request, asked: EncodeRequest, write: Writer = write_vector) -> Response:
     """A JSON array of what `write` makes of each vector, or a `ServiceError`; the work ends if the client leaves."""
     service = get_service(request)
+    asked = asked.model_copy(update={"input_type": input_type_of(request, asked.input_type)})
     if service.log_texts:
         log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
     check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
@@ -55,8 +59,8 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, c
         keys = resident.model.keys.get(asked.sparse_embedding_format)
         if keys is None:
             raise InvalidField(
-                f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
-                "ask for the format word",
+                f"{resident.version} has more tokens than a sparse_vector field of OpenSearch has ids "
+                f"({MAX_TOKEN_IDS:,}): use a rank_features field and the format word",
                 "sparse_embedding_format",
             )
         query_tokens = _query_tokens(asked, resident.model)
@@ -87,6 +91,27 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, c
             ),
         }
         return Response(body, 200, headers, "application/json")
+
+
+def input_type_of(request: Request, given: str | None) -> InputType:
+    """What the texts are: as the body (`given`), the path, the query string or a header says; documents if none does.
+
+    :raises InvalidField: if one of them says something else, or two of them differ.
+    """
+    side = request.url.path.strip("/").partition("/")[0]
+    said = {
+        "the body": given,
+        "the path": side if side in INPUT_TYPES else None,
+        "?input_type=": request.query_params.get("input_type"),
+        "X-Input-Type": request.headers.get("x-input-type"),
+    }
+    types = {where: INPUT_TYPES.get(what.lower()) for where, what in said.items() if what is not None}
+    for where, kind in types.items():
+        if kind is None:
+            raise InvalidField(f"{where} names the input type {said[where]!r}: it is query or document", "input_type")
+    if len(set(types.values())) > 1:
+        raise InvalidField(f"{' and '.join(types)} name different input types: give one, or the same", "input_type")
+    return next(filter(None, types.values()), "document")
 
 
 def _asked_version(request: Request, asked: EncodeRequest) -> str | None:

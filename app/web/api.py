@@ -14,6 +14,8 @@ from app.web.service import get_service
 router = APIRouter()
 
 
+@router.post("/query/encode", include_in_schema=False)
+@router.post("/document/encode", include_in_schema=False)
 @router.post(
     "/encode",
     summary="Texts to sparse vectors",

@@ -22,7 +22,7 @@ from app.web.lifecycle import Lifecycle
 OPEN_PATHS = {"/livez", "/readyz", "/health", "/metrics"}
 ADMIN = "/admin/"
 #: Their requests are logged, others for debugging only.
-ENCODING = {"/encode", "/embed_sparse"}
+ENCODING = {f"{side}{path}" for side in ("", "/query", "/document") for path in ("/encode", "/embed_sparse")}
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)

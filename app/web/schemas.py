@@ -42,13 +42,18 @@ class EncodeRequest(BaseModel):
         validation_alias=AliasChoices(*TEXTS_NAMES),
         description="The texts to encode. May also be called inputs, input or text_docs.",
     )
-    input_type: Annotated[Literal["document", "query", "passage"], BeforeValidator(_lower)] = Field(
-        "document",
+    input_type: Annotated[Literal["document", "query", "passage"] | None, BeforeValidator(_lower)] = Field(
+        None,
         validation_alias=AliasChoices(*INPUT_TYPE_NAMES),
-        description="What the texts are; passage means document. May also be called content_type.",
+        description="What the texts are; passage means document, which they are if nothing is said. May also be called "
+        "content_type, or be ?input_type=, X-Input-Type, or the beginning of the path: /query/encode.",
     )
-    sparse_embedding_format: Annotated[Literal["word", "lexical", "token_id"], BeforeValidator(_lower)] = Field(
-        "word", description="Keys of the answer: tokens (word and lexical are the same), or token ids as strings."
+    sparse_embedding_format: Annotated[
+        Literal["word", "lexical", "token_id", "sparse_vector"], BeforeValidator(_lower)
+    ] = Field(
+        "word",
+        description="Keys of the answer: tokens (word and lexical are the same), ids of the tokenizer as strings, or "
+        "the ids that a sparse_vector field of OpenSearch can hold.",
     )
     query_encoding: Annotated[Literal["model", "inference_free"] | None, BeforeValidator(_lower)] = Field(
         None,
@@ -98,7 +103,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {"texts": ["손해배상"], "input_type": "query", "top_k": 20},
     },
     "token_ids": {
-        "summary": "sparse_vector 필드에 쓸 토큰 번호",
+        "summary": "토큰 대신 토큰 번호",
         "value": {"texts": ["인공지능 규제 법안"], "sparse_embedding_format": "token_id"},
     },
     "bare_list": {"summary": "목록만", "value": ["손해배상", "인공지능"]},

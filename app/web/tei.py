@@ -38,7 +38,9 @@ class EmbedSparseRequest(BaseModel):
     )
     truncation_direction: Literal["right", "Right"] = Field("right", description="Only the end can be cut off.")
     prompt_name: Literal["query", "document", "passage"] | None = Field(
-        None, description="What the texts are; without it, documents."
+        None,
+        description="What the texts are; documents if nothing is said. May also be ?input_type=, X-Input-Type, or the "
+        "beginning of the path: /query/embed_sparse.",
     )
 
 
@@ -52,6 +54,8 @@ class TeiError(BaseModel):
     error_type: str
 
 
+@router.post("/query/embed_sparse", include_in_schema=False)
+@router.post("/document/embed_sparse", include_in_schema=False)
 @router.post(
     "/embed_sparse",
     summary="Texts to sparse vectors, as text-embeddings-inference answers",
@@ -83,7 +87,7 @@ async def embed_sparse(request: Request) -> Response:
             return _error(request, InvalidField("`inputs` cannot be empty", "inputs"), 400, "Empty")
         fields = {
             "texts": asked.inputs,
-            "input_type": asked.prompt_name or "document",
+            "input_type": asked.prompt_name,
             "truncate": "error" if asked.truncate is False else "end",
             "sparse_embedding_format": "token_id",
         }

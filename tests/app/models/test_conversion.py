@@ -117,15 +117,20 @@ def test_a_manifest_of_other_software_makes_no_artifact(tmp_path: Path) -> None:
             opened(source, tmp_path / "cache")
 
 
-async def test_token_ids_that_a_sparse_vector_field_cannot_hold_are_refused(tmp_path: Path) -> None:
+async def test_a_vocabulary_that_a_sparse_vector_field_cannot_hold_is_refused_for_that_alone(tmp_path: Path) -> None:
     source = foreign.large_vocabulary(tmp_path / "source")
+    expected = foreign.by_transformers(source, 64)[0]
+    body = {"texts": [foreign.TEXTS[0]], "sparse_embedding_format": "token_id", "top_k": 33_000}
     async with serving(str(source), tmp_path / "cache") as client:
-        words = await client.post("/encode", json={"texts": ["손해배상"]})
-        assert words.status_code == 200
-        assert words.json()[0]
-        ids = await client.post("/encode", json={"texts": ["손해배상"], "sparse_embedding_format": "token_id"})
-    assert ids.status_code == 422
-    assert ids.json()["error"]["param"] == "sparse_embedding_format"
+        (ids,) = (await client.post("/encode", json=body)).json()
+        (tei,) = (await client.post("/embed_sparse", json={"inputs": foreign.TEXTS[0]})).json()
+        refused = await client.post("/encode", json={**body, "sparse_embedding_format": "sparse_vector"})
+    assert max(map(int, ids)) > 32_768
+    for token_id, weight in [*ids.items(), *((value["index"], value["value"]) for value in tei)]:
+        assert weight == pytest.approx(expected[int(token_id)], abs=1e-3)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "sparse_embedding_format"
+    assert "more tokens than a sparse_vector field of OpenSearch has ids (32,768)" in refused.json()["error"]["message"]
 
 
 def test_it_is_converted_once_and_again_when_it_changes(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from app.models.wire import token_id_keys, word_keys, write_vector
+from app.models.wire import keys_of_formats, sparse_vector_keys, token_id_keys, word_keys, write_vector
 from sparse_encoder.vector import SparseVector
 
 VOCABULARY = ["손해", "배상", "😀", 'quo"te\\', "a.b", ".", " ", "", "\n", "나라"]
@@ -57,12 +57,22 @@ def test_an_empty_vector_is_an_empty_object() -> None:
 
 def test_token_ids_are_written_as_strings() -> None:
     vector = SparseVector.from_pairs([4, 9], [1.0, 2.0])
-    assert write_vector(vector, token_id_keys(VOCABULARY, {}), math.inf) == '{"9":2,"4":1}'
+    assert write_vector(vector, token_id_keys(VOCABULARY), math.inf) == '{"9":2,"4":1}'
 
 
-def test_token_ids_come_from_the_table_of_the_model() -> None:
-    vector = SparseVector.from_pairs([0, 1, 9], [1.0, 2.0, 3.0])
-    assert write_vector(vector, token_id_keys(VOCABULARY, {"손해": 7, "나라": 2}), math.inf) == '{"2":3,"7":1}'
+def test_ids_of_a_sparse_vector_field_come_from_the_table_of_the_model() -> None:
+    vector, table = SparseVector.from_pairs([0, 1, 9], [1.0, 2.0, 3.0]), {"손해": 7, "나라": 2}
+    keys = keys_of_formats(VOCABULARY, table, "drop")
+    assert write_vector(vector, keys["sparse_vector"], math.inf) == '{"2":3,"7":1}'
+    assert write_vector(vector, keys["token_id"], math.inf) == '{"9":3,"1":2,"0":1}'
+
+
+@pytest.mark.parametrize(("size", "fits"), [(32_768, True), (32_769, False)])
+def test_a_sparse_vector_field_holds_no_larger_vocabulary_without_a_table(size: int, fits: bool) -> None:
+    vocabulary = [f"w{number}" for number in range(size)]
+    assert (sparse_vector_keys(vocabulary, {}) is not None) is fits
+    assert sparse_vector_keys(vocabulary, {"w1": 0}) is not None
+    assert len(token_id_keys(vocabulary)) == size
 
 
 def test_dots_can_be_replaced_unless_that_is_another_token() -> None:

@@ -123,6 +123,33 @@ async def test_queries_and_documents_differ_in_what_is_kept(client: httpx.AsyncC
         assert await encode(client, {"texts": [long], name: value}) == [same]
 
 
+async def test_a_client_that_knows_documents_only_can_ask_for_queries(client: httpx.AsyncClient) -> None:
+    long = " ".join(SENTENCES)  # cut at 32 tokens as a query, at 64 as a document
+    by_body = {kind: await encode(client, {"texts": [long], "input_type": kind}) for kind in ("document", "query")}
+    headers = {"X-Input-Type": "Query"}
+    for path, sent in (("/query/encode", {}), ("/encode?input_type=query", {}), ("/encode", headers)):
+        assert (await client.post(path, json=[long], headers=sent)).json() == by_body["query"]
+    assert (await client.post("/document/encode?input_type=passage", json=[long])).json() == by_body["document"]
+    (tei,) = (await client.post("/query/embed_sparse", json={"inputs": long})).json()
+    assert sorted(v["value"] for v in tei) == pytest.approx(sorted(by_body["query"][0].values()), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "message"),
+    [
+        ("/query/encode?input_type=document", {}, "the path and ?input_type= name different input types"),
+        ("/document/encode", {"X-Input-Type": "query"}, "the path and X-Input-Type name different input types"),
+        ("/encode?input_type=both", {}, "?input_type= names the input type 'both': it is query or document"),
+    ],
+)
+async def test_input_types_that_differ_are_refused(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], message: str
+) -> None:
+    response = await client.post(path, json=["가"], headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "input_type")
+    assert message in response.json()["error"]["message"]
+
+
 async def test_top_k_and_min_weight_prune(client: httpx.AsyncClient) -> None:
     (full,) = await encode(client, {"texts": [SENTENCES[0]]})
     (top,) = await encode(client, {"texts": [SENTENCES[0]], "top_k": 3})

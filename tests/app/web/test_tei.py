@@ -70,6 +70,15 @@ def test_prompts_tell_queries_from_documents(server: Server, hub: SparseClient) 
     assert query != document
 
 
+def test_a_base_address_makes_a_client_of_queries(server: Server, hub: SparseClient) -> None:
+    """For clients that send no prompt name."""
+    queries = SparseClient(f"{server.url}/query", provider="hf-inference")
+    assert queries.embed_sparse(LONG) == hub.embed_sparse(LONG, prompt_name="query")
+    assert SparseClient(f"{server.url}/document", provider="hf-inference").embed_sparse(LONG) == hub.embed_sparse(LONG)
+    with pytest.raises(HfHubHTTPError, match="the body and the path name different input types"):
+        queries.embed_sparse(LONG, prompt_name="document")
+
+
 def test_a_text_that_is_too_long_is_cut_unless_that_is_refused(hub: SparseClient) -> None:
     assert hub.embed_sparse([LONG]) == hub.embed_sparse([LONG], truncate=True)
     with pytest.raises(HfHubHTTPError, match="more than the 64 tokens that the model reads") as refusal:
