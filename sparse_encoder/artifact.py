@@ -34,8 +34,8 @@ REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
 InputType = Literal["document", "query"]
-#: Of each logit: log(1 + relu(x)), or log(1 + log(1 + relu(x))).
-Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+#: Of each logit: log(1 + relu(x)), log(1 + log(1 + relu(x))), or relu(x).
+Activation = Literal["log1p_relu", "log1p_log1p_relu", "relu"]
 #: Over a text's positions, of what the activation gives.
 Pooling = Literal["max", "sum"]
 

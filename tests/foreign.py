@@ -309,6 +309,67 @@ def no_tokenizer_json(target: Path) -> Path:
     return target
 
 
+def torch_file(target: Path) -> Path:
+    """Its weights as before there were safetensors: the state of the model, as torch saves it."""
+    bert(target)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(target)
+    (target / "model.safetensors").unlink()
+    torch.save(model.state_dict(), target / "pytorch_model.bin")
+    return target
+
+
+def torch_files(target: Path) -> Path:
+    """The same in two files with an index, in bfloat16."""
+    torch_file(target)
+    weights = torch.load(target / "pytorch_model.bin", weights_only=True)
+    (target / "pytorch_model.bin").unlink()
+    names = list(weights)
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate((names[:9], names[9:]), start=1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: weights[name].bfloat16() for name in part}, target / file)
+        weight_map |= dict.fromkeys(part, file)
+    (target / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8"
+    )
+    return target
+
+
+def bge_m3(target: Path) -> Path:
+    """An encoder with heads beside it, each in a file of torch, as BAAI publishes it."""
+    tokenizer = unigram()
+    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(7)
+        model = transformers.XLMRobertaModel(config)
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        save(model, tokenizer, target)
+        (target / "model.safetensors").unlink()
+        torch.save(model.state_dict(), target / "pytorch_model.bin")
+        for name, size in (("sparse_linear", 1), ("colbert_linear", 32)):
+            torch.save(torch.nn.Linear(32, size).half().state_dict(), target / f"{name}.pt")
+    parts = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (target / "modules.json").write_text(json.dumps(parts), encoding="utf-8")
+    return target
+
+
+@torch.no_grad()
+def by_bge_m3(directory: Path, length: int) -> NDArray[np.float32]:
+    """What FlagEmbedding makes of the checkpoint, one text after the other: [texts, vocabulary]."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    encoder = transformers.XLMRobertaModel.from_pretrained(directory, dtype=torch.float32).eval()
+    head = {name: tensor.float() for name, tensor in torch.load(directory / "sparse_linear.pt").items()}
+    rows = np.zeros((len(TEXTS), len(tokenizer)), np.float32)
+    for text, row in zip(TEXTS, rows, strict=True):
+        inputs = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+        weights = torch.relu(encoder(**inputs).last_hidden_state @ head["weight"].T + head["bias"])
+        for token, weight in zip(inputs["input_ids"][0].tolist(), weights[0, :, 0].tolist(), strict=True):
+            row[token] = max(row[token], weight)
+        row[tokenizer.all_special_ids] = 0
+    return rows
+
+
 def _in_memory(target: Path) -> Path:
     return bert(target.with_name(f"{target.name}.source"))
 
@@ -417,6 +478,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         modernbert_legacy,
         v1_wrapper,
         no_tokenizer_json,
+        torch_file,
+        torch_files,
     )
 }
 #: By sentence-transformers, which also reads them.

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparse_encoder.architectures import Head
 from sparse_encoder.artifact import MANIFEST, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 
 MODULES, ROUTER = "modules.json", "router_config.json"
+#: Of BGE-M3, beside an encoder whose other heads are not read.
+OWN_WEIGHTS = ("sparse_linear.safetensors", "sparse_linear.pt")
 #: Names of sentence-transformers; it means a logarithm after either.
 _ACTIVATIONS: dict[str, Activation] = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 
@@ -25,6 +28,11 @@ class Shape:
     pooling: Pooling = "max"
     max_length: int | None = None  #: tokens, where the checkpoint says so in so many words
     query_weights: Directory | None = None  #: of a module with a fixed weight for each token of a query
+    own_weight: str | None = None  #: name of the file with a head that weighs own tokens
+
+    @property
+    def head(self) -> Head:
+        return "own" if self.own_weight else "vocabulary"
 
 
 def is_artifact(path: Path) -> bool:
@@ -43,6 +51,13 @@ def find_shape(directory: Directory) -> Shape:
 
     :raises SourceError: if it is no checkpoint of a sparse encoder that can be served.
     """
+    if own_weight := next((name for name in OWN_WEIGHTS if directory.file(name)), None):
+        return Shape(
+            kind=f"BGE-M3, its sparse head ({own_weight})",
+            encoder=directory,
+            activation="relu",
+            own_weight=own_weight,
+        )
     if directory.file(MODULES):
         return _sentence_transformers(directory)
     config = directory.settings("config.json")

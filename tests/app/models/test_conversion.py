@@ -26,7 +26,11 @@ from tests.tiny import dense
 
 pytestmark = pytest.mark.slow
 
-SHAPES: dict[str, Callable[[Path], Path]] = {**foreign.MASKED_LM, **foreign.SENTENCE_TRANSFORMERS}
+SHAPES: dict[str, Callable[[Path], Path]] = {
+    **foreign.MASKED_LM,
+    **foreign.SENTENCE_TRANSFORMERS,
+    "bge_m3": foreign.bge_m3,
+}
 
 
 def exact(artifact: Artifact) -> OpenVINOEncoder:
@@ -46,6 +50,8 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
         encoder = SparseEncoder(str(source), device="cpu")
         theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False)
         expected = theirs.numpy()
+    elif shape == "bge_m3":
+        expected = foreign.by_bge_m3(source, loaded.max_length("document"))
     else:
         if shape == "v1_wrapper":  # reads only with code of its own; it is this model with other names
             source = foreign.modernbert_legacy(tmp_path / "unwrapped")
