@@ -297,6 +297,33 @@ def wrap(target: Path) -> Path:
     return target
 
 
+def holes(target: Path) -> Path:
+    """Ids that no token has, in the middle and before an added token."""
+    backend, names = wordpiece()
+    ids = backend.get_vocab()
+    moved = {token: token_id + 7 * (token_id > 400) for token, token_id in ids.items()}
+    other = _with_vocabulary(backend, moved)
+    return save(build(configs.BertConfig(vocab_size=max(moved.values()) + 1, **ENCODER)), (other, names), target)
+
+
+def sentencepiece(target: Path) -> Path:
+    """The model of sentencepiece alone, as before there were fast tokenizers."""
+    import sentencepiece as library
+
+    target.mkdir(parents=True)
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_prefix=str(target / "sentencepiece.bpe"),
+        vocab_size=300,
+        minloglevel=2,
+    )
+    (target / "sentencepiece.bpe.vocab").unlink()
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 64}
+    (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    build(configs.XLMRobertaConfig(vocab_size=302, **ENCODER)).save_pretrained(target)  # with <pad> and <mask>
+    return target
+
+
 def no_tokenizer_json(target: Path) -> Path:
     """The vocabulary alone, as before there were fast tokenizers."""
     bert(target)
@@ -392,6 +419,28 @@ def splade_sum(target: Path) -> Path:
     return splade(target, "sum")
 
 
+def splade_prompted(target: Path) -> Path:
+    """With a prompt for each side, and eight tokens a vector."""
+    transformer = modules.Transformer(str(_in_memory(target)), transformer_task="fill-mask")
+    encoder = sentence_transformers.sparse_encoder.SparseEncoder(
+        modules=[transformer, modules.SpladePooling("max")],
+        prompts={"query": "인공지능 질의: ", "document": "감기 문서: "},
+        max_active_dims=8,
+    )
+    encoder.save_pretrained(str(target))
+    return target
+
+
+def splade_long(target: Path) -> Path:
+    """Longer than what is usual, as its tokenizer says alone."""
+    source = bert(target.with_name(f"{target.name}.source"), max_position_embeddings=700)
+    transformer = modules.Transformer(
+        str(source), transformer_task="fill-mask", processor_kwargs={"model_max_length": 600}
+    )
+    _save_modules([transformer, modules.SpladePooling("max")], target)
+    return target
+
+
 def splade_short(target: Path) -> Path:
     """With a length of its own, as sentence-transformers before 5.4 wrote it."""
     splade(target)
@@ -478,13 +527,25 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         modernbert_legacy,
         v1_wrapper,
         no_tokenizer_json,
+        sentencepiece,
+        holes,
         torch_file,
         torch_files,
     )
 }
 #: By sentence-transformers, which also reads them.
 SENTENCE_TRANSFORMERS: Mapping[str, Callable[[Path], Path]] = {
-    make.__name__: make for make in (splade, splade_double, splade_sum, splade_short, routed, routed_from_root)
+    make.__name__: make
+    for make in (
+        splade,
+        splade_double,
+        splade_sum,
+        splade_short,
+        splade_long,
+        splade_prompted,
+        routed,
+        routed_from_root,
+    )
 }
 #: Whose queries have fixed weights.
 INFERENCE_FREE: Mapping[str, Callable[[Path], Path]] = {

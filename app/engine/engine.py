@@ -215,6 +215,7 @@ class Engine:
         """Of each text its windows; all but the first are of what would else be cut off. `encoder`: they are for the
         encoder, which must be able to encode them in time."""
         most, tokenizer = job.model.max_length(input_type), job.model.tokenizer
+        texts = [job.model.manifest.prompted(text, input_type) for text in texts]
         if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
             tokenised = tokenizer.encode_windows(texts, most, max_windows)
         else:

@@ -21,7 +21,7 @@ from app.web.bodies import check_size
 from app.web.middleware import client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
-from sparse_encoder.artifact import InputType
+from sparse_encoder.artifact import InputType, Manifest
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
 
@@ -74,7 +74,8 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, c
             max_windows=_max_windows(asked, service.limits),
         )
         started = time.perf_counter()
-        body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
+        top_k = _top_k(asked, service.limits, resident.model.manifest)
+        body = await _write(asked, top_k, encoded, partial(write, keys=keys))
         write_seconds = time.perf_counter() - started
         service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
         headers = {
@@ -197,10 +198,14 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             watch.cancel()
 
 
-async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoding, write: Callable[..., str]) -> bytes:
-    is_query = asked.input_type == "query"
-    top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
-    max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
+def _top_k(asked: EncodeRequest, limits: Limits, manifest: Manifest) -> int:
+    """Tokens of a vector: as the request says, or as the service and the publisher of the model do."""
+    usual = limits.top_k_query if asked.input_type == "query" else limits.top_k_document
+    return asked.top_k or min(usual, manifest.max_active_tokens or usual)
+
+
+async def _write(asked: EncodeRequest, top_k: int, encoded: Encoding, write: Callable[..., str]) -> bytes:
+    max_weight = MAX_QUERY_WEIGHT if asked.input_type == "query" else math.inf
     parts: list[str] = []
     for index, vector in enumerate(encoded.vectors, start=1):
         parts.append(write(vector.prune(top_k=top_k, min_weight=asked.min_weight), max_weight=max_weight))

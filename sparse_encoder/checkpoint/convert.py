@@ -83,6 +83,9 @@ def _description(source: Source, golden: str) -> Description:
         max_length_query=source.max_length_query,
         vocabulary_size=source.tokenizer.size,
         never_emitted_ids=source.never_emitted_ids,
+        prompt_document=source.shape.prompt_document,
+        prompt_query=source.shape.prompt_query,
+        max_active_tokens=source.shape.max_active_tokens,
         golden_tolerance=GOLDEN_TOLERANCE,
         evaluation={"golden_vectors": golden},
         training=TrainingOrigin(

@@ -33,7 +33,7 @@ class Reference:
         """The vector of one text, by the formula of the manifest."""
         manifest = self._manifest
         length = manifest.max_length_query if input_type == "query" else manifest.max_length_document
-        (tokenised,) = self.tokenizer.encode_batch([text], length)
+        (tokenised,) = self.tokenizer.encode_batch([manifest.prompted(text, input_type)], length)
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
         ids = torch.tensor([tokenised.ids])

@@ -27,6 +27,10 @@ class Shape:
     activation: Activation = "log1p_relu"
     pooling: Pooling = "max"
     max_length: int | None = None  #: tokens, where the checkpoint says so in so many words
+    trusts_tokenizer: bool = False  #: whether the length of its tokenizer is meant, however long
+    prompt_document: str = ""  #: stands before each text
+    prompt_query: str = ""
+    max_active_tokens: int = 0  #: kept of a vector; 0: all
     query_weights: Directory | None = None  #: of a module with a fixed weight for each token of a query
     own_weight: str | None = None  #: name of the file with a head that weighs own tokens
 
@@ -78,12 +82,13 @@ def _sentence_transformers(directory: Directory) -> Shape:
     modules = directory.json(MODULES)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise SourceError(f"{directory.root / MODULES} must hold a list of modules: download it again")
-    _refuse_prompts(directory)
     route = [(_class_name(module.get("type")), _folder(directory, module.get("path"))) for module in modules]
     if [name for name, _ in route] == ["Router"]:
-        return _routed(route[0][1])
-    shape = _pipeline(route)
-    return replace(shape, kind=f"sentence-transformers, {' + '.join(name for name, _ in route)}")
+        shape = _routed(route[0][1])
+    else:
+        shape = _pipeline(route)
+        shape = replace(shape, kind=f"sentence-transformers, {' + '.join(name for name, _ in route)}")
+    return replace(shape, trusts_tokenizer=True, **_settings(directory))
 
 
 def _routed(directory: Directory) -> Shape:
@@ -137,7 +142,8 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
     return Shape(kind="", encoder=encoder, activation=_ACTIVATIONS[activation], pooling=strategy, max_length=length)
 
 
-def _refuse_prompts(directory: Directory) -> None:
+def _settings(directory: Directory) -> dict[str, Any]:
+    """What sentence-transformers says of all modules: prompts, and how many tokens a vector keeps."""
     settings = directory.settings("config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
@@ -145,12 +151,18 @@ def _refuse_prompts(directory: Directory) -> None:
             "config_sentence_transformers.json must name its prompts in an object, and one of them as "
             f"default_prompt_name, got {str(prompts)[:80]} and {str(default)[:80]}: repair the file"
         )
-    used = [name for name in ("query", "document", default) if prompts.get(name)]
-    if used:
+    if default not in (None, "query", "document") and prompts.get(default):
         raise SourceError(
-            f"it puts the prompt {prompts[used[0]]!r} before each text ({used[0]}), which this service does not do: "
-            "use a checkpoint without prompts"
+            f"it puts the prompt {prompts[default]!r} ({default}) before texts that are neither a query nor a "
+            "document, and here each is one of them: name the prompts query and document"
         )
+    wanted = {f"prompt_{side}": prompts.get(side) or "" for side in ("document", "query")}
+    if not all(isinstance(prompt, str) for prompt in wanted.values()):
+        raise SourceError(f"config_sentence_transformers.json has a prompt that is no text in {str(prompts)[:80]}")
+    most = settings.get("max_active_dims") or 0
+    if type(most) is not int or most < 0:
+        raise SourceError(f"config_sentence_transformers.json has max_active_dims {most!r}: it must be a number")
+    return {**wanted, "max_active_tokens": most}
 
 
 def _class_name(type_name: Any) -> str:

@@ -27,7 +27,7 @@ from sparse_encoder.query_tokens import QueryTokens
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
 USUAL_LENGTH = 512
 #: Of the code that converts: with another one, what was converted before is not used again.
-CONVERSION = 1
+CONVERSION = 2
 #: Weights that checkpoints carry besides and that have no part in the logits.
 _UNUSED = re.compile(
     r"(^|\.)(pooler|seq_relationship|discriminator_predictions)\.|(^|\.)(position_ids|token_type_ids)$"
@@ -80,6 +80,7 @@ class Source:
     @cached_property
     def hash(self) -> str:
         """The same for the same files and choices, wherever they lie."""
+        # Prompts and the like lie in a file that was read.
         choices = (self.shape.activation, self.shape.pooling, self.max_length_document, self.max_length_query)
         return self.directory.hash(json.dumps([CONVERSION, *choices]))
 
@@ -142,7 +143,8 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
         activation=choices.activation or shape.activation,
         pooling=choices.pooling or shape.pooling,
     )
-    usual = min(shape.max_length or min(tokenizer.max_length or USUAL_LENGTH, USUAL_LENGTH), plan.positions)
+    said = tokenizer.max_length or USUAL_LENGTH
+    usual = min(shape.max_length or (said if shape.trusts_tokenizer else min(said, USUAL_LENGTH)), plan.positions)
     lengths = [choices.max_length_document or usual, choices.max_length_query or usual]
     if max(lengths) > plan.positions:
         raise SourceError(

@@ -277,7 +277,11 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         change_config(vocab_size=500),
         "its weights are for 500: they are of different models",
     ),
-    "ids with a gap": ("bert", change_json("tokenizer.json", ids_with_a_gap), "do not have the ids 0 to 812"),
+    "ids beyond the weights": (
+        "bert",
+        change_json("tokenizer.json", ids_with_a_gap),
+        "tokenizer has 819 tokens, its weights are for 813",
+    ),
     "no tokenizer": ("bert", write("tokenizer.json", '{"model": 1}'), r"tokenizer\.json is no readable tokenizer"),
     "no config": ("bert", remove("config.json"), r"has no config\.json, modules\.json or manifest\.json: give"),
     "config is no JSON": ("bert", write("config.json", "{"), r"config\.json is no JSON"),
@@ -312,8 +316,16 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "autoencoder": ("splade", module_type(1, "x.SparseAutoEncoder"), "modules are Transformer, SparseAutoEncoder"),
     "prompt": (
         "splade",
-        change_json("config_sentence_transformers.json", lambda c: c | {"prompts": {"query": "find: "}}),
-        "puts the prompt 'find: ' before each text",
+        change_json(
+            "config_sentence_transformers.json",
+            lambda c: c | {"prompts": {"title": "find: "}, "default_prompt_name": "title"},
+        ),
+        "puts the prompt 'find: ' .title. before texts that are neither",
+    ),
+    "cuts off the beginning": (
+        "bert",
+        change_json("tokenizer_config.json", lambda c: c | {"truncation_side": "left"}),
+        "truncation_side 'left'., this service the end",
     ),
     "no logits": (
         "splade",

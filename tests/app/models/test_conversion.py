@@ -48,7 +48,8 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
     check_golden(loaded)
     if shape in foreign.SENTENCE_TRANSFORMERS:
         encoder = SparseEncoder(str(source), device="cpu")
-        theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False)
+        every = loaded.manifest.vocabulary_size  # what is kept is for the service to say
+        theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False, max_active_dims=every)
         expected = theirs.numpy()
     elif shape == "bge_m3":
         expected = foreign.by_bge_m3(source, loaded.max_length("document"))
@@ -100,6 +101,27 @@ async def test_a_checkpoint_of_others_is_served(tmp_path: Path) -> None:
         assert vector
         for token_id, weight in vector.items():
             assert weight == pytest.approx(row[int(token_id)], abs=1e-3)  # answers have 5 digits
+
+
+async def test_what_sentence_transformers_says_of_texts_is_done(tmp_path: Path) -> None:
+    """Prompts, the number of tokens that a vector keeps, and the length of the tokenizer."""
+    source = foreign.splade_prompted(tmp_path / "source")
+    encoder = SparseEncoder(str(source), device="cpu")
+    async with serving(str(source), tmp_path / "cache") as client:
+        for side, encode in (("document", encoder.encode_document), ("query", encoder.encode_query)):
+            theirs: Any = encode([foreign.TEXTS[1]], convert_to_sparse_tensor=False)
+            body = {"texts": [foreign.TEXTS[1], " "], "input_type": side, "sparse_embedding_format": "token_id"}
+            vector, blank = (await client.post("/encode", json=body)).json()
+            assert {int(token_id): weight for token_id, weight in vector.items()} == {
+                token_id: pytest.approx(weight, abs=1e-3)
+                for token_id, weight in enumerate(theirs[0].tolist())
+                if weight
+            }
+            assert blank == {}
+            assert len(vector) == 8
+            (more,) = (await client.post("/encode", json={"texts": [foreign.TEXTS[1]], "top_k": 12})).json()
+            assert len(more) == 12
+    assert opened(foreign.splade_long(tmp_path / "long"), tmp_path / "cache").manifest.max_length_document == 600
 
 
 async def test_queries_of_an_inference_free_checkpoint_have_its_fixed_weights(tmp_path: Path) -> None:
