@@ -230,8 +230,8 @@ def test_a_refusal_names_the_text_among_those_of_the_caller(encode: Encode) -> N
 
 def test_a_refusal_ends_what_waits_to_be_tried_again(encode: Encode) -> None:
     """The first batch would be asked for again for a minute; the second is refused."""
-    full = (429, {"Retry-After": "50"}, {})
-    refused = (422, {}, {"error": {"type": "invalid_field", "message": "item 0 is wrong", "param": "texts"}})
+    full: Answer = (429, {"Retry-After": "50"}, {})
+    refused: Answer = (422, {}, {"error": {"type": "invalid_field", "message": "item 0 is wrong", "param": "texts"}})
     by_text = {"가": full, "나": refused}
     with answering_by(lambda texts: by_text[texts[0]]) as url, pytest.raises(SparseEncoderError, match="item 1 is"):
         encode(["가", "나"], settings={"url": url, "batch_size": 1})
