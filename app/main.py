@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 CORS: Mapping[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": ["Authorization", "Content-Type", "X-Input-Type", "X-Model-Version", "X-Request-Id"],
-    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Tokens"],
+    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Text-Errors", "X-Tokens"],
 }
 
 log = logging.getLogger(__name__)

@@ -23,20 +23,23 @@ USUAL_TEXTS, USUAL_BYTES = 64, 1_000_000
 #: How the service names the text of a batch that is wrong.
 ITEM = re.compile(r"\bitem (\d+)\b")
 
-Vector = dict[str, float]  #: token, or token id as a string, to weight; heaviest first
+#: Token, or token id as a string, to weight, heaviest first. As the service answers, if other formats are asked for.
+Vector = dict[str, float]
 
 
 class Options(TypedDict, total=False):
     """What the service shall do with the texts; what is not given is as the service has it by default."""
 
     input_type: Literal["document", "query"]
-    sparse_embedding_format: Literal["word", "token_id", "sparse_vector"]
+    sparse_embedding_format: Literal["word", "token_id", "sparse_vector", "full", "indices"]
+    return_tokens: bool  #: with the format indices
     query_encoding: Literal["model", "inference_free"]
     top_k: int
     min_weight: float
     truncate: Literal["end", "error"]
     long_texts: Literal["cut", "windows"]  #: of documents
     version: str  #: model version or alias
+    on_error: Literal["error", "null"]  #: null: None in the place of a text that cannot be encoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,17 @@ class TokenisedText:
     content_tokens: int  #: ids that are not special tokens ([UNK] is special); 0 means blank, whose vector is empty
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of a text, and where it stands."""
+
+    id: int
+    token: str  #: as the vocabulary writes it
+    text: str  #: what it stands for in the text, in normal form C; of a special token the token itself
+    start: int | None  #: characters before it; None for a special token
+    stop: int | None
+
+
 class Tokenizer:
     """A `tokenizers.Tokenizer` behind Unicode normalisation and an exact truncation rule. Safe to share by threads."""
 
@@ -128,6 +139,22 @@ class Tokenizer:
             missing = [index for index in missing if index not in found]
             characters = min(TIMES * characters, last)
         return [found[index] for index in range(len(texts))]
+
+    def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
+        """The tokens of whole texts, with special ones around them if `special`."""
+        whole = list(map(normalise, texts))
+        found = self._backend.encode_batch(whole, add_special_tokens=special)
+        return [
+            [
+                Piece(token_id, token, token, None, None)
+                if is_special
+                else Piece(token_id, token, text[start:stop], start, stop)
+                for token_id, token, (start, stop), is_special in zip(
+                    encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True
+                )
+            ]
+            for text, encoding in zip(whole, found, strict=True)
+        ]
 
     def most_characters(self, max_length: int, most: int = 1) -> int:
         """Of a text that are read at first, for at most `most` windows of `max_length` tokens."""
