@@ -7,6 +7,7 @@ ServiceError
 ├── UnknownVersion 404
 ├── Conflict 409
 ├── TooLarge 413
+├── UnsupportedEncoding 415
 ├── InvalidField 422
 │   └── TextTooLong
 ├── Overloaded 429
@@ -90,6 +91,14 @@ class TooLarge(ServiceError):
 
     status = 413
     type = "too_large"
+
+
+class UnsupportedEncoding(ServiceError):
+    """The body is packed in a way that is not unpacked here."""
+
+    status = 415
+    type = "unsupported_encoding"
+    headers: ClassVar[Mapping[str, str]] = {"Accept-Encoding": "gzip, zstd"}
 
 
 class InvalidField(ServiceError):

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 #: What pages of the origins allowed may send and see.
 CORS: Mapping[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["Authorization", "Content-Type", "X-Model-Version", "X-Request-Id"],
-    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Tokens"],
+    "allow_headers": ["Authorization", "Content-Type", "X-Input-Type", "X-Model-Version", "X-Request-Id"],
+    "expose_headers": ["Retry-After", "Server-Timing", "X-Model-Version", "X-Request-Id", "X-Text-Errors", "X-Tokens"],
 }
 
 log = logging.getLogger(__name__)

@@ -185,7 +185,7 @@ def table(costs: Sequence[Cost]) -> str:
 
 def encoded(service: EncoderService, texts: Sequence[str], what: str, **fields: object) -> Encoded:
     words = encode(service, texts, what, **fields)
-    return Encoded(words, encode(service, texts, f"{what}, ids", sparse_embedding_format="token_id", **fields))
+    return Encoded(words, encode(service, texts, f"{what}, ids", sparse_embedding_format="sparse_vector", **fields))
 
 
 def main() -> None:

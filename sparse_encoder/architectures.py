@@ -1,9 +1,8 @@
 """The table of architectures: what a masked language model that can be served is made of, told once.
 
 A row says how `config.json` is read and by which names transformers knows the weights. Conversion checks a checkpoint
-by it, the serving graph and the torch reference find weights, head and activations by it. All heads are
-`norm(activation(dense(states)))`. Another architecture of the same layers is a row here, and a case in
-`tests/app/test_architectures.py`.
+by it, the serving graph and the torch reference find weights, head and activations by it. Another architecture of the
+same layers is a row here, and a case in `tests/app/encoders/test_architectures.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,10 @@ Architecture = Literal[
     "ModernBertForMaskedLM",
     "RobertaForMaskedLM",
     "XLMRobertaForMaskedLM",
+    "XLMRobertaModel",
 ]
+#: What it weighs: every token of the vocabulary, or the tokens of the text themselves.
+Head = Literal["vocabulary", "own"]
 Read = tuple[dict[str, Any], Layers]  #: the fields of `config.json`, completed, and what they say
 
 
@@ -44,9 +46,9 @@ class Layout:
         return self.layers.words
 
     @property
-    def decoder(self) -> str:
-        """The name of the output matrix where it is one of its own."""
-        return self.layers.decoders[0]
+    def decoder(self) -> str | None:
+        """The name of the output matrix where it is one of its own; None where only own tokens are weighed."""
+        return None if self.layers.own_weight else self.layers.decoders[0]
 
     @property
     def biases(self) -> tuple[str, ...]:
@@ -68,13 +70,13 @@ class Layout:
         return self.layers.first_position > 0
 
 
-def layout_of_config(config: Mapping[str, Any]) -> Layout:
-    """The layout of a checkpoint that others made, by its `config.json`.
+def layout_of_config(config: Mapping[str, Any], head: Head = "vocabulary") -> Layout:
+    """The layout of a checkpoint that others made, by its `config.json`, and by the head that its files show.
 
     :raises FieldError: if it is of an architecture that is not served, or a field is wrong.
     """
     kind = config.get("model_type")
-    served = {row.model_type: name for name, row in ARCHITECTURES.items() if not row.own_code}
+    served = {row.model_type: name for name, row in ARCHITECTURES.items() if row.head == head and not row.own_code}
     name = served.get(kind) if isinstance(kind, str) else None
     if name is None:
         raise FieldError(
@@ -92,7 +94,7 @@ def layout(architecture: Architecture, fields: Fields) -> Layout:
         architecture=architecture,
         config={"model_type": row.model_type, **config},
         layers=layers,
-        has_bias=fields.flag("decoder_bias", True),
+        has_bias=row.head == "vocabulary" and fields.flag("decoder_bias", True),
     )
     for size, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
         if size in made.config and made.config[size] % made.config[heads]:
@@ -165,6 +167,19 @@ def _roberta(fields: Fields, vocabulary: int = 50_265) -> Read:
         head_activation="gelu",
         decoders=("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
         decoder_biases=("lm_head.decoder.bias", "lm_head.bias"),
+    )
+
+
+def _bge_m3(fields: Fields) -> Read:
+    """The sparse part of BGE-M3 (Chen et al. 2024, arXiv:2402.03216)."""
+    config = _bert_config(fields, 1, 250_002)
+    return config, BertShape(
+        **_bert_sizes(config),
+        first_position=config["pad_token_id"] + 1,
+        embeddings="embeddings",
+        layer="encoder.layer",
+        head_activation="relu",
+        own_weight="sparse_linear",
     )
 
 
@@ -297,6 +312,7 @@ class Row:
     model_type: str  #: in `config.json`
     read: Callable[[Fields], Read]
     own_code: bool = False  #: its class is ours, and only training makes it
+    head: Head = "vocabulary"
 
 
 ARCHITECTURES: Mapping[Architecture, Row] = {
@@ -308,4 +324,5 @@ ARCHITECTURES: Mapping[Architecture, Row] = {
     "ModernBertForMaskedLM": Row("modernbert", _modernbert),
     "RobertaForMaskedLM": Row("roberta", _roberta),
     "XLMRobertaForMaskedLM": Row("xlm-roberta", lambda fields: _roberta(fields, 250_002)),
+    "XLMRobertaModel": Row("xlm-roberta", _bge_m3, head="own"),
 }

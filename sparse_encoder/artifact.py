@@ -34,8 +34,8 @@ REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
 
 InputType = Literal["document", "query"]
-#: Of each logit: log(1 + relu(x)), or log(1 + log(1 + relu(x))).
-Activation = Literal["log1p_relu", "log1p_log1p_relu"]
+#: Of each logit: log(1 + relu(x)), log(1 + log(1 + relu(x))), or relu(x).
+Activation = Literal["log1p_relu", "log1p_log1p_relu", "relu"]
 #: Over a text's positions, of what the activation gives.
 Pooling = Literal["max", "sum"]
 
@@ -87,6 +87,9 @@ class Description:
     max_length_query: int  #: tokens, with the special ones
     vocabulary_size: int
     never_emitted_ids: tuple[int, ...]  #: ascending; closed in the weights by their decoder bias, listed to be checked
+    prompt_document: str = ""  #: stands before each text; a blank one stays blank
+    prompt_query: str = ""
+    max_active_tokens: int = 0  #: kept of a vector unless somebody asks for another number; 0: all
     golden_tolerance: float  #: the largest absolute difference of a weight from golden.jsonl
     evaluation: Mapping[str, Any]  #: figures, as any JSON object
     training: TrainingOrigin
@@ -98,11 +101,18 @@ class Description:
             raise ArtifactError("max_length_document and max_length_query must be at least 3: [CLS], a token, [SEP]")
         if not 0 < self.golden_tolerance < math.inf:
             raise ArtifactError(f"golden_tolerance must be positive and finite, got {self.golden_tolerance}")
+        if self.max_active_tokens < 0:
+            raise ArtifactError(f"max_active_tokens must be 0 or more, got {self.max_active_tokens}")
         never = self.never_emitted_ids
         if list(never) != sorted(set(never)) or any(not 0 <= id_ < self.vocabulary_size for id_ in never):
             raise ArtifactError(
                 f"never_emitted_ids must ascend without repeats and be below vocabulary_size {self.vocabulary_size}"
             )
+
+    def prompted(self, text: str, input_type: InputType) -> str:
+        """`text` as the model reads it."""
+        prompt = self.prompt_query if input_type == "query" else self.prompt_document
+        return prompt + text if prompt and text.strip() else text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
-"""Clients of the service, for Python: batches, several requests at once, and patience while the service is full.
+"""Clients of the service, for Python: batches, several requests at once, and patience while it is full or away.
 
     with SparseEncoderClient("http://localhost:8080") as client:
         encoded = client.encode(["손해배상", "인공지능"], input_type="query")
         encoded.vectors[0]["배상"]
+        for vector in client.stream(open("texts.txt")):  # of any number of texts
+            ...
 
 Needs the extra `client` and nothing of the service. `AsyncSparseEncoderClient` is the same with `async` and `await`.
 """
@@ -10,67 +12,68 @@ Needs the extra `client` and nothing of the service. `AsyncSparseEncoderClient` 
 from __future__ import annotations
 
 import asyncio
-import random
+import math
+import re
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sized
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import chain
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 import httpx
 from tqdm import tqdm
 
-#: Answers that say: later, or elsewhere. Encoding twice does no harm, so neither does asking again.
-RETRIED = {429, 502, 503, 504}
-FIRST_WAIT_SECONDS = 0.2
-LONGEST_WAIT_SECONDS = 20.0
+from sparse_encoder.requests import (
+    ITEM,
+    RETRIED,
+    TOO_LARGE,
+    USUAL_BYTES,
+    USUAL_TEXTS,
+    Batch,
+    Batches,
+    Encoded,
+    Options,
+    ServiceUnavailable,
+    SparseEncoderError,
+    Vector,
+    error_of,
+    retry_after,
+    together,
+    wait_seconds,
+)
 
-Vector = dict[str, float]  #: token, or token id as a string, to weight; heaviest first
+__all__ = [
+    "AsyncSparseEncoderClient",
+    "Encoded",
+    "Options",
+    "ServiceUnavailable",
+    "SparseEncoderClient",
+    "SparseEncoderError",
+    "Vector",
+]
 
-
-class Options(TypedDict, total=False):
-    """What the service shall do with the texts; what is not given is as the service has it by default."""
-
-    input_type: Literal["document", "query"]
-    sparse_embedding_format: Literal["word", "token_id"]
-    query_encoding: Literal["model", "inference_free"]
-    top_k: int
-    min_weight: float
-    truncate: Literal["end", "error"]
-    long_texts: Literal["cut", "windows"]  #: of documents
-    version: str  #: model version or alias
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """The answer to all batches of one call."""
-
-    vectors: list[Vector]  #: one for each text, in order
-    versions: frozenset[str]  #: more than one if the service went over to another model meanwhile
-    tokens: int  #: encoded, special ones included
-
-
-class SparseEncoderError(Exception):
-    """The service refused, and would again. `type` and `param` are those of its answer."""
-
-    def __init__(self, message: str, status: int | None = None, type_: str | None = None, param: str | None = None):
-        super().__init__(message)
-        self.status = status
-        self.type = type_
-        self.param = param
+T = TypeVar("T")
 
 
-class ServiceUnavailable(SparseEncoderError):
-    """The service is full, stopping or away, and was so each time it was asked."""
+class _Running(Protocol):
+    def done(self) -> bool: ...
+
+    def cancelled(self) -> bool: ...
+
+    def exception(self) -> BaseException | None: ...
 
 
-class _Client:
-    """What both clients are made of."""
+def _failed(running: Iterable[_Running]) -> BaseException | None:
+    """The first failure among what is done, whatever waits before it."""
+    done = (one for one in running if one.done() and not one.cancelled())
+    return next(filter(None, (one.exception() for one in done)), None)
 
-    _make: Callable[..., Any]
+
+class AsyncSparseEncoderClient:
+    """`SparseEncoderClient` for one event loop. An asynchronous context manager; or `aclose` it."""
 
     def __init__(
         self,
@@ -80,169 +83,50 @@ class _Client:
         timeout_seconds: float = 70.0,
         batch_size: int = 64,
         concurrency: int = 4,
-        max_tries: int = 8,
+        patience_seconds: float = 60.0,
     ) -> None:
         """
         :param timeout_seconds: of one try; longer than the service's own (60 s), so that it says what is wrong.
-        :param batch_size: texts in one request; at most the service's `max_texts_per_request`.
+        :param batch_size: texts in one request at most; fewer where the service takes fewer, or fewer bytes.
         :param concurrency: requests at once.
-        :param max_tries: of each request, the first one included.
+        :param patience_seconds: for how long a request is tried again while the service is full, restarts or is away.
+        :raises ValueError: if one of them can mean nothing.
         """
+        for name, number, least in (("batch_size", batch_size, 1), ("concurrency", concurrency, 1)):
+            if type(number) is not int or number < least:
+                raise ValueError(f"{name} must be a whole number from {least} on, got {number!r}")
+        for name, seconds in (("timeout_seconds", timeout_seconds), ("patience_seconds", patience_seconds)):
+            if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds >= 0) or (
+                name == "timeout_seconds" and not seconds
+            ):
+                raise ValueError(f"{name} must be a positive number of seconds, got {seconds!r}")
+        if not re.match("https?://.", url):
+            raise ValueError(f"url must begin with http:// or https://, got {url!r}")
         self._url = url.rstrip("/")
         self._batch_size = batch_size
         self._concurrency = concurrency
-        self._max_tries = max_tries
-        self._http = self._make(
+        self._patience_seconds = patience_seconds
+        self._limits: tuple[int, int] | None = None
+        self._http = httpx.AsyncClient(
             base_url=self._url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(timeout_seconds, pool=None),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )
 
-    def _batches(self, texts: Sequence[str]) -> list[Sequence[str]]:
-        return [texts[start : start + self._batch_size] for start in range(0, len(texts), self._batch_size)]
-
-    def _judge(self, outcome: httpx.Response | httpx.TransportError, tries: int) -> float | None:
-        """None if `outcome` is an answer to use, else the seconds to wait before the next try.
-
-        :raises SparseEncoderError: if there shall be none.
-        """
-        if isinstance(outcome, httpx.Response):
-            if outcome.is_success:
-                return None
-            error = _error(outcome)
-            if outcome.status_code not in RETRIED:
-                raise error
-        else:
-            error = ServiceUnavailable(f"{self._url} cannot be reached ({outcome!r}): is it the right address?")
-        if tries >= self._max_tries:
-            raise ServiceUnavailable(
-                f"given up after {tries} tries, the last one: {error}", error.status, error.type, error.param
-            )
-        asked = retry_after(outcome.headers) if isinstance(outcome, httpx.Response) else 0.0
-        return wait_seconds(tries, asked)
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that `Retry-After` asks for, as a number or as a date; 0 without one that can be read."""
-    value = headers.get("retry-after", "")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a time zone
-        return 0.0
-
-
-def wait_seconds(tries: int, asked: float) -> float:
-    """Before try number `tries` + 1: what the service `asked` for, and a random time more, longer after each try.
-
-    Random, so that clients that were refused together do not come back together.
-    """
-    most = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (tries - 1))
-    return asked + random.uniform(0, most)
-
-
-def _error(response: httpx.Response) -> SparseEncoderError:
-    kind = ServiceUnavailable if response.status_code in RETRIED else SparseEncoderError
-    try:
-        error = response.json()["error"]
-        return kind(f"{response.status_code} {error['message']}", response.status_code, error["type"], error["param"])
-    except (ValueError, KeyError, TypeError):  # not of the service: a proxy's page
-        return kind(f"{response.status_code} {response.text[:200]}", response.status_code)
-
-
-def _together(responses: Sequence[httpx.Response]) -> Encoded:
-    return Encoded(
-        vectors=[vector for response in responses for vector in response.json()],
-        versions=frozenset(response.headers["x-model-version"] for response in responses),
-        tokens=sum(int(response.headers["x-tokens"]) for response in responses),
-    )
-
-
-class SparseEncoderClient(_Client):
-    """Safe to use from several threads. A context manager; or `close` it."""
-
-    _make = httpx.Client
-    _http: httpx.Client
-
-    def encode(self, texts: Sequence[str], *, progress: bool = False, **options: Unpack[Options]) -> Encoded:
-        """The vectors of `texts`, in order. `progress` draws a bar on standard error.
-
-        :raises SparseEncoderError: if the service refuses; of what was encoded, nothing is returned then.
-        :raises ServiceUnavailable: if it could not be had after all tries.
-        """
-        batches = self._batches(_checked(texts))
-        with (
-            ThreadPoolExecutor(min(self._concurrency, len(batches)) or 1, "encode") as pool,
-            tqdm(total=len(texts), unit="text", disable=not progress) as bar,
-        ):
-            asked = [pool.submit(self._ask, "POST", "/encode", {**options, "texts": batch}) for batch in batches]
-            try:
-                responses = []
-                for batch, future in zip(batches, asked, strict=True):
-                    responses.append(future.result())
-                    bar.update(len(batch))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return _together(responses)
-
-    def info(self) -> dict[str, Any]:
-        """Model, limits and figures of the service."""
-        document: dict[str, Any] = self._ask("GET", "/info").json()
-        return document
-
-    def close(self) -> None:
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _ask(self, method: str, path: str, body: object = None) -> httpx.Response:
-        tries = 0
-        while True:
-            tries += 1
-            outcome: httpx.Response | httpx.TransportError
-            try:
-                outcome = self._http.request(method, path, json=body)
-            except httpx.TransportError as error:
-                outcome = error
-            wait = self._judge(outcome, tries)
-            if wait is None:
-                assert isinstance(outcome, httpx.Response)
-                return outcome
-            time.sleep(wait)
-
-
-class AsyncSparseEncoderClient(_Client):
-    """`SparseEncoderClient` for one event loop. An asynchronous context manager; or `aclose` it."""
-
-    _make = httpx.AsyncClient
-    _http: httpx.AsyncClient
-
-    async def encode(self, texts: Sequence[str], *, progress: bool = False, **options: Unpack[Options]) -> Encoded:
+    async def encode(
+        self, texts: Iterable[str] | AsyncIterable[str], *, progress: bool = False, **options: Unpack[Options]
+    ) -> Encoded:
         """As `SparseEncoderClient.encode`; what is left is not asked for any more if the caller is cancelled."""
-        batches, turn = self._batches(_checked(texts)), asyncio.Semaphore(self._concurrency)
-        with tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+        return together([part async for part in self._parts(texts, progress, options)])
 
-            async def ask(batch: Sequence[str]) -> httpx.Response:
-                async with turn:
-                    response = await self._ask("POST", "/encode", {**options, "texts": batch})
-                bar.update(len(batch))
-                return response
-
-            asking = [asyncio.ensure_future(ask(batch)) for batch in batches]
-            try:
-                return _together(await asyncio.gather(*asking))
-            finally:
-                for task in asking:
-                    task.cancel()
+    async def stream(
+        self, texts: Iterable[str] | AsyncIterable[str], *, progress: bool = False, **options: Unpack[Options]
+    ) -> AsyncIterator[Vector]:
+        """As `SparseEncoderClient.stream`; `texts` may be asynchronous as well."""
+        async for part in self._parts(texts, progress, options):
+            for vector in part.vectors:
+                yield vector
 
     async def info(self) -> dict[str, Any]:
         """Model, limits and figures of the service."""
@@ -260,23 +144,209 @@ class AsyncSparseEncoderClient(_Client):
     ) -> None:
         await self.aclose()
 
-    async def _ask(self, method: str, path: str, body: object = None) -> httpx.Response:
-        tries = 0
+    async def _parts(
+        self, texts: Iterable[str] | AsyncIterable[str], progress: bool, options: Options
+    ) -> AsyncIterator[Encoded]:
+        running: deque[asyncio.Task[Encoded]] = deque()
+
+        async def first() -> Encoded:
+            while not (failure := _failed(running)) and not running[0].done():
+                await asyncio.wait([one for one in running if not one.done()], return_when=FIRST_COMPLETED)
+            if failure:
+                raise failure
+            return running.popleft().result()
+
+        with _bar(texts, progress) as bar:
+            try:
+                async for batch in self._cut(texts):
+                    running.append(asyncio.ensure_future(self.encode_batch(batch, options)))
+                    while len(running) >= self._concurrency:
+                        yield _counted(bar, await first())
+                while running:
+                    yield _counted(bar, await first())
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+
+    async def _cut(self, texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[Batch]:
+        batches: Batches | None = None
+        async for text in _each(texts):
+            batches = batches or Batches(*await self.limits())
+            if batch := batches.add(text):
+                yield batch
+        if batches and (batch := batches.rest()):
+            yield batch
+
+    async def limits(self) -> tuple[int, int]:
+        """Texts and bytes of one request, at most; asked of the service once."""
+        if self._limits is None:
+            try:
+                limits = (await self.info())["limits"]
+                texts, most_bytes = int(limits["max_texts_per_request"]), int(limits["max_body_bytes"])
+            except (SparseEncoderError, KeyError, TypeError, ValueError) as error:
+                if isinstance(error, ServiceUnavailable) or getattr(error, "status", None) == httpx.codes.UNAUTHORIZED:
+                    raise
+                texts, most_bytes = USUAL_TEXTS, USUAL_BYTES
+            self._limits = min(self._batch_size, texts), most_bytes - 1000  # for the options
+        return self._limits
+
+    async def encode_batch(self, batch: Batch, options: Options) -> Encoded:
+        """Of what is too much at once, each half."""
+        try:
+            response = await self._ask("POST", "/encode", batch.body(options))
+        except SparseEncoderError as error:
+            if error.status == TOO_LARGE and len(batch.texts) > 1:
+                return together([await self.encode_batch(half, options) for half in batch.halves()])
+            message = ITEM.sub(lambda found: f"item {batch.first + int(found[1])}", str(error))
+            raise type(error)(message, error.status, error.type, error.param) from None
+        return Encoded(
+            vectors=response.json(),
+            versions=frozenset({response.headers["x-model-version"]}),
+            tokens=int(response.headers["x-tokens"]),
+        )
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None) -> httpx.Response:
+        started, tries = time.monotonic(), 0
+        headers = {"Content-Type": "application/json"} if body is not None else {}
         while True:
             tries += 1
-            outcome: httpx.Response | httpx.TransportError
+            asked = 0.0
             try:
-                outcome = await self._http.request(method, path, json=body)
-            except httpx.TransportError as error:
-                outcome = error
-            wait = self._judge(outcome, tries)
-            if wait is None:
-                assert isinstance(outcome, httpx.Response)
-                return outcome
-            await asyncio.sleep(wait)
+                response = await self._http.request(method, path, content=body, headers=headers)
+            except httpx.TransportError as problem:
+                error: SparseEncoderError = ServiceUnavailable(
+                    f"{self._url} cannot be reached ({problem!r}): is it the right address?"
+                )
+            else:
+                if response.is_success:
+                    return response
+                error = error_of(response)
+                if response.status_code not in RETRIED:
+                    raise error
+                asked = retry_after(response.headers)
+            seconds = wait_seconds(tries, asked)
+            if time.monotonic() - started + seconds > self._patience_seconds:
+                raise ServiceUnavailable(
+                    f"given up after {tries} tries, in the {self._patience_seconds:g} s of patience_seconds, the last "
+                    f"one: {error}",
+                    error.status,
+                    error.type,
+                    error.param,
+                )
+            await asyncio.sleep(seconds)
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
+class SparseEncoderClient:
+    """Safe to use from several threads. A context manager; or `close` it.
+
+    Requests run in a thread of its own, so that Ctrl-C or an error ends all of them at once.
+    """
+
+    def __init__(self, url: str = "http://localhost:8080", **settings: Any) -> None:
+        """See `AsyncSparseEncoderClient`, which takes the same settings.
+
+        :raises ValueError: if one of them can mean nothing.
+        """
+        self._client = AsyncSparseEncoderClient(url, **settings)
+        self._concurrency: int = settings.get("concurrency", 4)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sparse-encoder-client", daemon=True)
+        self._thread.start()
+
+    def encode(self, texts: Iterable[str], *, progress: bool = False, **options: Unpack[Options]) -> Encoded:
+        """The vectors of `texts`, in order: a list, a generator, a column of numpy or pandas.
+
+        `progress` draws a bar on standard error.
+
+        :raises SparseEncoderError: if the service refuses; of what was encoded, nothing is returned then.
+        :raises ServiceUnavailable: if it could not be had within `patience_seconds`.
+        :raises TypeError: if one of the texts is none.
+        """
+        return together(list(self._parts(texts, progress, options)))
+
+    def stream(self, texts: Iterable[str], *, progress: bool = False, **options: Unpack[Options]) -> Iterator[Vector]:
+        """The vectors of any number of `texts`, in order, as they come: a few batches are in memory at a time.
+
+        What was yielded before an error is right; what it raises is as for `encode`.
+        """
+        return chain.from_iterable(part.vectors for part in self._parts(texts, progress, options))
+
+    def info(self) -> dict[str, Any]:
+        """Model, limits and figures of the service."""
+        return self._submit(self._client.info()).result()
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._submit(self._client.aclose()).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _parts(self, texts: Iterable[str], progress: bool, options: Options) -> Iterator[Encoded]:
+        """The caller's iterable runs in the caller's thread."""
+        running: deque[Future[Encoded]] = deque()
+
+        def first() -> Encoded:
+            while not (failure := _failed(running)) and not running[0].done():
+                wait([one for one in running if not one.done()], return_when=FIRST_COMPLETED)
+            if failure:
+                raise failure
+            return running.popleft().result()
+
+        with _bar(texts, progress) as bar:
+            try:
+                for batch in self._cut(texts):
+                    running.append(self._submit(self._client.encode_batch(batch, options)))
+                    while len(running) >= self._concurrency:
+                        yield _counted(bar, first())
+                while running:
+                    yield _counted(bar, first())
+            finally:
+                for one in running:
+                    one.cancel()
+
+    def _cut(self, texts: Iterable[str]) -> Iterator[Batch]:
+        batches: Batches | None = None
+        for text in _checked(texts):
+            batches = batches or Batches(*self._submit(self._client.limits()).result())
+            if batch := batches.add(text):
+                yield batch
+        if batches and (batch := batches.rest()):
+            yield batch
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _bar(texts: object, progress: bool) -> tqdm[Any]:
+    return tqdm(total=len(texts) if isinstance(texts, Sized) else None, unit="text", disable=not progress)
+
+
+def _counted(bar: tqdm[Any], part: Encoded) -> Encoded:
+    bar.update(len(part.vectors))
+    return part
+
+
+async def _each(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    if isinstance(texts, AsyncIterable):
+        async for text in texts:
+            yield text
+    else:
+        for text in _checked(texts):
+            yield text
+
+
+def _checked(texts: Iterable[str]) -> Iterable[str]:
+    if isinstance(texts, str | bytes):
         raise TypeError("texts must be a list of strings, this is one string: put it into a list")
     return texts

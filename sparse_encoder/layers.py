@@ -1,6 +1,7 @@
 """The two kinds of layers that are computed, with their heads: sizes, names and shapes of their weights.
 
-All heads are `norm(activation(dense(states)))`.
+Heads over the vocabulary are `norm(activation(dense(states)))`. One that weighs own tokens is `relu(linear(state))`: a
+number for each position, which is what its token weighs.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class BertShape:
     head_dense: str = "cls.predictions.transform.dense"
     head_norm: str = "cls.predictions.transform.LayerNorm"
     head_activation: str
+    own_weight: str | None = None  #: the head that weighs own tokens; then there is none over the vocabulary
     #: The output matrix; one that is tied to the input matrix is not in the file a second time.
     decoders: tuple[str, ...] = ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")
     decoder_biases: tuple[str, ...] = ("cls.predictions.decoder.bias", "cls.predictions.bias")  #: the first one counts
@@ -76,6 +78,8 @@ class BertShape:
             shapes |= _linear(f"{layer}.{self.wide}", self.intermediate_size, size)
             shapes |= _linear(f"{layer}.{self.narrow}", size, self.intermediate_size)
             shapes |= _norm(f"{layer}.{self.narrow_norm}", size)
+        if self.own_weight:
+            return shapes | _linear(self.own_weight, 1, size)
         return shapes | _linear(self.head_dense, embedding, size) | _norm(self.head_norm, embedding)
 
 
@@ -109,6 +113,7 @@ class ModernBertShape:
     head_dense: str = "head.dense"
     head_norm: str = "head.norm"
     head_activation: str
+    own_weight: None = None
     decoders: tuple[str, ...] = ("decoder.weight", "model.embeddings.tok_embeddings.weight")
     decoder_biases: tuple[str, ...] = ("decoder.bias",)
 

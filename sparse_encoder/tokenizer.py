@@ -24,6 +24,24 @@ SPARE_TOKENS = 16
 MOST_UNFOLDED = 18
 
 
+MOST_IDS = 10_000_000  #: of a vocabulary; beyond it a file is damaged or hostile
+
+
+def tokens_by_id(backend: tokenizers.Tokenizer) -> list[str | None]:
+    """The vocabulary of `backend` with its added tokens, None for an id that no token has.
+
+    :raises ValueError: if an id is beyond `MOST_IDS`.
+    """
+    ids = backend.get_vocab(with_added_tokens=True)
+    last = max(ids.values(), default=-1)
+    if last >= MOST_IDS:
+        raise ValueError(f"the vocabulary has the id {last}, expected less than {MOST_IDS:,}: repair tokenizer.json")
+    tokens: list[str | None] = [None] * (last + 1)
+    for token, token_id in ids.items():
+        tokens[token_id] = token
+    return tokens
+
+
 @dataclass(frozen=True, slots=True)
 class TokenisedText:
     """One text, ready for a model."""
@@ -31,6 +49,17 @@ class TokenisedText:
     ids: list[int]  #: with the special tokens around the content, at most `max_length`
     truncated: bool  #: the end of the text did not fit
     content_tokens: int  #: ids that are not special tokens ([UNK] is special); 0 means blank, whose vector is empty
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token of a text, and where it stands."""
+
+    id: int
+    token: str  #: as the vocabulary writes it
+    text: str  #: what it stands for in the text, in normal form C; of a special token the token itself
+    start: int | None  #: characters before it; None for a special token
+    stop: int | None
 
 
 class Tokenizer:
@@ -41,7 +70,7 @@ class Tokenizer:
 
         It is padded with the id that `backend` pads with, or else with [PAD].
 
-        :raises ValueError: if it says neither, or the vocabulary has ids without a token.
+        :raises ValueError: if it says neither, or an id is beyond `MOST_IDS`.
         """
         padding = backend.padding
         backend.no_truncation()
@@ -49,10 +78,9 @@ class Tokenizer:
         self._backend = backend
         self._template_tokens = backend.num_special_tokens_to_add(is_pair=False)
         self._special_ids = {id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special}
-        size = backend.get_vocab_size()
-        self.vocabulary: Sequence[str] = tuple(filter(None, map(backend.id_to_token, range(size))))
-        if len(self.vocabulary) != size:
-            raise ValueError(f"the vocabulary has ids without a token: {size} tokens must have the ids 0 to {size - 1}")
+        #: By id; an id without a token has the empty one, which is never written.
+        self.vocabulary: Sequence[str] = tuple(token or "" for token in tokens_by_id(backend))
+        size = len(self.vocabulary)
         pad_id = padding["pad_id"] if padding else backend.token_to_id(PAD_TOKEN)
         if pad_id is None or pad_id >= size:
             raise ValueError(
@@ -111,6 +139,22 @@ class Tokenizer:
             missing = [index for index in missing if index not in found]
             characters = min(TIMES * characters, last)
         return [found[index] for index in range(len(texts))]
+
+    def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
+        """The tokens of whole texts, with special ones around them if `special`."""
+        whole = list(map(normalise, texts))
+        found = self._backend.encode_batch(whole, add_special_tokens=special)
+        return [
+            [
+                Piece(token_id, token, token, None, None)
+                if is_special
+                else Piece(token_id, token, text[start:stop], start, stop)
+                for token_id, token, (start, stop), is_special in zip(
+                    encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True
+                )
+            ]
+            for text, encoding in zip(whole, found, strict=True)
+        ]
 
     def most_characters(self, max_length: int, most: int = 1) -> int:
         """Of a text that are read at first, for at most `most` windows of `max_length` tokens."""

@@ -297,6 +297,33 @@ def wrap(target: Path) -> Path:
     return target
 
 
+def holes(target: Path) -> Path:
+    """Ids that no token has, in the middle and before an added token."""
+    backend, names = wordpiece()
+    ids = backend.get_vocab()
+    moved = {token: token_id + 7 * (token_id > 400) for token, token_id in ids.items()}
+    other = _with_vocabulary(backend, moved)
+    return save(build(configs.BertConfig(vocab_size=max(moved.values()) + 1, **ENCODER)), (other, names), target)
+
+
+def sentencepiece(target: Path) -> Path:
+    """The model of sentencepiece alone, as before there were fast tokenizers."""
+    import sentencepiece as library
+
+    target.mkdir(parents=True)
+    library.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES),
+        model_prefix=str(target / "sentencepiece.bpe"),
+        vocab_size=300,
+        minloglevel=2,
+    )
+    (target / "sentencepiece.bpe.vocab").unlink()
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 64}
+    (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    build(configs.XLMRobertaConfig(vocab_size=302, **ENCODER)).save_pretrained(target)  # with <pad> and <mask>
+    return target
+
+
 def no_tokenizer_json(target: Path) -> Path:
     """The vocabulary alone, as before there were fast tokenizers."""
     bert(target)
@@ -307,6 +334,67 @@ def no_tokenizer_json(target: Path) -> Path:
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "strip_accents": False, "model_max_length": 64}
     (target / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return target
+
+
+def torch_file(target: Path) -> Path:
+    """Its weights as before there were safetensors: the state of the model, as torch saves it."""
+    bert(target)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(target)
+    (target / "model.safetensors").unlink()
+    torch.save(model.state_dict(), target / "pytorch_model.bin")
+    return target
+
+
+def torch_files(target: Path) -> Path:
+    """The same in two files with an index, in bfloat16."""
+    torch_file(target)
+    weights = torch.load(target / "pytorch_model.bin", weights_only=True)
+    (target / "pytorch_model.bin").unlink()
+    names = list(weights)
+    weight_map: dict[str, str] = {}
+    for number, part in enumerate((names[:9], names[9:]), start=1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save({name: weights[name].bfloat16() for name in part}, target / file)
+        weight_map |= dict.fromkeys(part, file)
+    (target / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8"
+    )
+    return target
+
+
+def bge_m3(target: Path) -> Path:
+    """An encoder with heads beside it, each in a file of torch, as BAAI publishes it."""
+    tokenizer = unigram()
+    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(7)
+        model = transformers.XLMRobertaModel(config)
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        save(model, tokenizer, target)
+        (target / "model.safetensors").unlink()
+        torch.save(model.state_dict(), target / "pytorch_model.bin")
+        for name, size in (("sparse_linear", 1), ("colbert_linear", 32)):
+            torch.save(torch.nn.Linear(32, size).half().state_dict(), target / f"{name}.pt")
+    parts = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (target / "modules.json").write_text(json.dumps(parts), encoding="utf-8")
+    return target
+
+
+@torch.no_grad()
+def by_bge_m3(directory: Path, length: int) -> NDArray[np.float32]:
+    """What FlagEmbedding makes of the checkpoint, one text after the other: [texts, vocabulary]."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    encoder = transformers.XLMRobertaModel.from_pretrained(directory, dtype=torch.float32).eval()
+    head = {name: tensor.float() for name, tensor in torch.load(directory / "sparse_linear.pt").items()}
+    rows = np.zeros((len(TEXTS), len(tokenizer)), np.float32)
+    for text, row in zip(TEXTS, rows, strict=True):
+        inputs = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+        weights = torch.relu(encoder(**inputs).last_hidden_state @ head["weight"].T + head["bias"])
+        for token, weight in zip(inputs["input_ids"][0].tolist(), weights[0, :, 0].tolist(), strict=True):
+            row[token] = max(row[token], weight)
+        row[tokenizer.all_special_ids] = 0
+    return rows
 
 
 def _in_memory(target: Path) -> Path:
@@ -329,6 +417,28 @@ def splade_double(target: Path) -> Path:
 
 def splade_sum(target: Path) -> Path:
     return splade(target, "sum")
+
+
+def splade_prompted(target: Path) -> Path:
+    """With a prompt for each side, and eight tokens a vector."""
+    transformer = modules.Transformer(str(_in_memory(target)), transformer_task="fill-mask")
+    encoder = sentence_transformers.sparse_encoder.SparseEncoder(
+        modules=[transformer, modules.SpladePooling("max")],
+        prompts={"query": "인공지능 질의: ", "document": "감기 문서: "},
+        max_active_dims=8,
+    )
+    encoder.save_pretrained(str(target))
+    return target
+
+
+def splade_long(target: Path) -> Path:
+    """Longer than what is usual, as its tokenizer says alone."""
+    source = bert(target.with_name(f"{target.name}.source"), max_position_embeddings=700)
+    transformer = modules.Transformer(
+        str(source), transformer_task="fill-mask", processor_kwargs={"model_max_length": 600}
+    )
+    _save_modules([transformer, modules.SpladePooling("max")], target)
+    return target
 
 
 def splade_short(target: Path) -> Path:
@@ -417,11 +527,25 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         modernbert_legacy,
         v1_wrapper,
         no_tokenizer_json,
+        sentencepiece,
+        holes,
+        torch_file,
+        torch_files,
     )
 }
 #: By sentence-transformers, which also reads them.
 SENTENCE_TRANSFORMERS: Mapping[str, Callable[[Path], Path]] = {
-    make.__name__: make for make in (splade, splade_double, splade_sum, splade_short, routed, routed_from_root)
+    make.__name__: make
+    for make in (
+        splade,
+        splade_double,
+        splade_sum,
+        splade_short,
+        splade_long,
+        splade_prompted,
+        routed,
+        routed_from_root,
+    )
 }
 #: Whose queries have fixed weights.
 INFERENCE_FREE: Mapping[str, Callable[[Path], Path]] = {

@@ -17,6 +17,7 @@ TORCH = {"torch", "transformers", "sentence_transformers", "accelerate"}
 TORCH_MODULES = {
     "sparse_encoder.model",
     "sparse_encoder.modeling_lexical_bert",
+    "sparse_encoder.own_weights",
     "sparse_encoder.checkpoint.reference",
     "app.encoders.torch_encoder",
 }

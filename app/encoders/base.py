@@ -69,7 +69,8 @@ class Encoder(Protocol):
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 
-        Where `pooling` and `activation` of the manifest say so, a sum or a second log1p. The same text gives the same
+        Where `pooling` and `activation` of the manifest say so, a sum, a second log1p or none; where the head weighs
+        own tokens, the maximum over the positions of each. The same text gives the same
         vector whatever it shares a batch with: within 1e-4 in f32, within the rounding of a lower precision.
 
         :raises ValueError: if the model computes NaN or infinity.
@@ -95,3 +96,27 @@ def sparse_rows(weights: NDArray[np.float32], ids: NDArray[np.int32]) -> list[Sp
         SparseVector(part_ids, part_weights)
         for part_ids, part_weights in zip(np.split(tokens, ends), np.split(heaviest_first, ends), strict=True)
     ]
+
+
+def own_rows(weights: NDArray[np.float32], batch: TokenBatch, emitted: NDArray[np.bool_]) -> list[SparseVector]:
+    """Each token of a text with the heaviest of the weights [B, L] that its positions have.
+
+    `emitted`: of each id of the vocabulary, whether it can be.
+
+    :raises ValueError: if a weight is NaN or infinite.
+    """
+    return [
+        _own_row(row[:length], ids[:length], emitted)
+        for row, ids, length in zip(weights, batch.ids, batch.lengths.tolist(), strict=True)
+    ]
+
+
+def _own_row(weights: NDArray[np.float32], ids: NDArray[np.int32], emitted: NDArray[np.bool_]) -> SparseVector:
+    if not np.isfinite(weights).all():
+        raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
+    speaks = emitted[ids] & (weights >= SMALLEST_WEIGHT)
+    tokens, at = np.unique(ids[speaks], return_inverse=True)
+    heaviest = np.zeros(len(tokens), np.float32)
+    np.maximum.at(heaviest, at, weights[speaks])
+    order = np.lexsort((tokens, -heaviest))
+    return SparseVector(tokens[order], heaviest[order])

@@ -13,10 +13,11 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from app.encoders.base import EncoderError, TokenBatch, sparse_rows
+from app.encoders.base import EncoderError, TokenBatch, own_rows, sparse_rows
 from app.encoders.graph.builder import Int8
 from app.encoders.graph.splade import Kind, build_graph, with_bf16_output
 from app.encoders.static_int8 import static_int8_graph
+from sparse_encoder.architectures import ARCHITECTURES
 from sparse_encoder.artifact import Artifact
 from sparse_encoder.packed import BLOCK
 from sparse_encoder.vector import SparseVector
@@ -67,6 +68,9 @@ class OpenVINOEncoder:
         self._emitted_ids: NDArray[np.int32] = np.setdiff1d(
             np.arange(manifest.vocabulary_size, dtype=np.int32), np.array(manifest.never_emitted_ids, np.int32)
         )
+        self._own_tokens = ARCHITECTURES[manifest.architecture].head == "own"
+        self._is_emitted = np.zeros(manifest.vocabulary_size, np.bool_)
+        self._is_emitted[self._emitted_ids] = True
         build = partial(_build, artifact, self._emitted_ids, "all" if precision == "int8" else "lossless")
         if precision == "int8-static":
             if cache_dir is None:
@@ -142,6 +146,8 @@ class OpenVINOEncoder:
         lengths = np.ones(shape[0], np.int32)
         lengths[:texts] = batch.lengths
         request.infer([ids, lengths], share_inputs=True, share_outputs=True)
+        if self._own_tokens:
+            return own_rows(_as_f32(request.get_output_tensor())[:texts, :length], batch, self._is_emitted)
         return sparse_rows(_as_f32(request.get_output_tensor())[:texts], self._emitted_ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -11,9 +12,11 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app.encoders.base import EncoderError, OutOfMemory, TokenBatch
+from app.encoders.base import EncoderError, OutOfMemory, TokenBatch, own_rows
+from sparse_encoder.architectures import Architecture
 from sparse_encoder.artifact import Activation, Artifact
 from sparse_encoder.modeling_lexical_bert import INTEGERS, LexicalBertForMaskedLM, put_own_words
+from sparse_encoder.own_weights import OwnWeights
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
 
@@ -24,6 +27,8 @@ DTYPES: dict[TorchPrecision, torch.dtype] = {"f32": torch.float32, "bf16": torch
 ROUNDING: dict[TorchPrecision, float] = {"f32": 0.0, "bf16": 0.12, "f16": 0.05}
 #: Rows of the output matrix whose logits exist at a time: 8,192 positions take 64 MB in bf16.
 VOCABULARY_TILE = 4096
+#: Classes that are not those of transformers.
+OURS: Mapping[Architecture, Any] = {"LexicalBertForMaskedLM": LexicalBertForMaskedLM, "XLMRobertaModel": OwnWeights}
 
 
 class TorchEncoder:
@@ -42,12 +47,22 @@ class TorchEncoder:
         self._pooling = manifest.pooling
         model: Any = _load(artifact)
         model.to(device=self._device, dtype=DTYPES[precision])
+        self._lock = threading.Lock()
+        self._model = model
+        self._own_tokens = isinstance(model, OwnWeights)
+        self._is_emitted = np.ones(manifest.vocabulary_size, np.bool_)
+        self._is_emitted[list(manifest.never_emitted_ids)] = False
+        if not self._own_tokens:
+            self._take_head(model)
+
+    def _take_head(self, model: Any) -> None:
+        """The head over the vocabulary, without the rows of what is never emitted."""
         decoder = model.get_output_embeddings()
-        emitted = np.setdiff1d(np.arange(manifest.vocabulary_size), np.array(manifest.never_emitted_ids, np.int64))
+        emitted = np.flatnonzero(self._is_emitted)
         self._ids = torch.from_numpy(emitted).to(self._device)
         self._rows = decoder.weight[self._ids].detach()  # [n, hidden]
         self._bias = decoder.bias[self._ids].detach().float()  # [n]
-        self._column = torch.full((manifest.vocabulary_size,), -1, device=self._device)
+        self._column = torch.full((len(self._is_emitted),), -1, device=self._device)
         self._column[self._ids] = torch.arange(len(emitted), device=self._device)
         self._lexical = isinstance(model, LexicalBertForMaskedLM)
         # A LexicalBert may have words whose row is zero: they have their bias and cost no product.
@@ -57,8 +72,6 @@ class TorchEncoder:
             self._rows = self._rows[self._headed]
         if not self._lexical:
             model.set_output_embeddings(_PassThrough())  # what the decoder would multiply comes out instead of logits
-        self._model = model
-        self._lock = threading.Lock()
 
     def specialise(self) -> None:
         """See `Encoder.specialise`: there is nothing to prepare."""
@@ -76,6 +89,8 @@ class TorchEncoder:
         """See `Encoder.encode`."""
         try:
             with self._lock, torch.inference_mode():
+                if self._own_tokens:
+                    return own_rows(self._model(*self._inputs(batch)).cpu().numpy(), batch, self._is_emitted)
                 rows, columns, weights = self._encode(batch)
         except torch.OutOfMemoryError as error:
             if self._device.type == "cuda":
@@ -89,9 +104,7 @@ class TorchEncoder:
 
     def _encode(self, batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """The active entries of all texts: text, token and weight, by text and heaviest first."""
-        ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
-        lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
-        mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
+        ids, mask = self._inputs(batch)
         vectors = self._own_and_added(ids, mask) if self._lexical else self._vectors(*self._head_states(ids, mask))
         if not torch.isfinite(vectors).all():
             raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
@@ -102,6 +115,12 @@ class TorchEncoder:
         order = order[torch.argsort(rows[order], stable=True)]
         tokens = self._ids[columns[order]].to(torch.int32)
         return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
+
+    def _inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Ids and, true for a token, mask: [B, L]."""
+        ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
+        lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
+        return ids, torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
 
     def _head_states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
         """What the decoder multiplies, [positions, hidden] of all texts, and how many positions each text has."""
@@ -150,8 +169,10 @@ class TorchEncoder:
         return torch.stack([logits.amax(0).float() if len(logits) else nothing for logits in texts]) + bias
 
     def _activate(self, logits: Tensor) -> Tensor:
-        weights = torch.log1p(torch.relu(logits))
-        return weights if self._activation == "log1p_relu" else torch.log1p(weights)
+        weights = torch.relu(logits)
+        for _ in range(self._activation.count("log1p")):
+            weights = torch.log1p(weights)
+        return weights
 
 
 def _tensor(weights: Weights, name: str) -> NDArray[Any]:
@@ -170,8 +191,7 @@ class _PassThrough(nn.Module):
 def _load(artifact: Artifact) -> nn.Module:
     """The model class is transformers' own, or ours; no code of the checkpoint runs."""
     architecture = artifact.manifest.architecture
-    ours = architecture == "LexicalBertForMaskedLM"
-    kind: Any = LexicalBertForMaskedLM if ours else getattr(transformers, architecture)
+    kind: Any = OURS.get(architecture) or getattr(transformers, architecture)
     config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
     config._attn_implementation = "sdpa"
     model: Any = kind(config).eval()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import QueryTokens
-from sparse_encoder.tokenizer import TokenisedText, unfolded
+from sparse_encoder.tokenizer import Piece, TokenisedText, unfolded
 from sparse_encoder.vector import SparseVector
 
 # The tokenizer spreads each call over all cores itself; two callers keep a query from waiting for a long document.
@@ -36,6 +36,8 @@ CHARACTERS_AT_ONCE = 64 * 1024
 #: Queries looked up before other requests get a turn on the event loop, which takes about 2 ms.
 LOOKUPS_AT_ONCE = 16
 EMPTY = SparseVector.from_pairs([], [])
+#: In the place of the windows of a text that is too long, and not cut.
+TOO_LONG = TokenisedText([], False, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Encoding:
     tokenize_seconds: float
     queue_seconds: float
     encode_seconds: float  #: the encoder runs that had a text of this request
+    failed: frozenset[int]  #: places of texts that could not be encoded, whose vectors are empty; if that was allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +118,15 @@ class Engine:
         client: str = "",
         truncate: bool = True,
         max_windows: int = 1,
+        lenient: bool = False,
     ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
         Clients share what the service can do, by the name `client`. With `query_tokens` the vectors come from that
         table and the encoder is not asked. A text that is longer than the model reads is encoded in overlapping
         windows, `max_windows` at most, and has the maximum of their vectors; what does not fit them is cut off. Without
-        `truncate` every text must fit whole.
+        `truncate` every text must fit whole. If it is `lenient`, a text that does not, or that the encoder fails on,
+        costs itself alone.
 
         :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
             none of `texts` is taken then.
@@ -132,7 +137,7 @@ class Engine:
         """
         self._refuse_if_stopping()
         counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
-        job = Job(model, client, self._loop.create_future(), missing=len(texts))
+        job = Job(model, client, self._loop.create_future(), missing=len(texts), lenient=lenient)
         timeout_seconds = self._admission.request_timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -149,6 +154,17 @@ class Engine:
                     self._pending.remove(entry)
             job.entries.clear()  # a circle, which would keep the model in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
+
+    async def pieces(
+        self, model: LoadedModel, texts: Sequence[str], input_type: InputType, *, special: bool
+    ) -> list[list[Piece]]:
+        """What the tokenizer of `model` makes of whole texts, with their prompts and, if `special`, special tokens."""
+        prompted = [model.manifest.prompted(text, input_type) for text in texts]
+        pieces: list[list[Piece]] = []
+        for part in in_parts(prompted, CHARACTERS_AT_ONCE):
+            cut = partial(model.tokenizer.pieces, part, special=special)
+            pieces += await self._loop.run_in_executor(self._helpers, cut)
+        return pieces
 
     def _refuse_if_stopping(self) -> None:
         if self._thread.stopping:
@@ -177,7 +193,9 @@ class Engine:
                 vectors.append(query_tokens.vector(windows[0].ids))
                 if number % LOOKUPS_AT_ONCE == 0:
                     await asyncio.sleep(0)
-            return self._encoding(job, input_type, vectors, tokens, started, queued)
+            return self._encoding(
+                job, input_type, vectors, tokens, started, queued, failed_texts(tokenised, job.failed)
+            )
         together = [window for windows in tokenised for window in windows]
         waiting = [(index, tuple(window.ids)) for index, window in enumerate(together) if window.content_tokens]
         job.vectors = [EMPTY] * len(together)
@@ -190,9 +208,11 @@ class Engine:
             await job.done
         if is_query:
             for text, found, vector, count in zip(texts, together, job.vectors, tokens, strict=True):
-                if not found.truncated:  # a cut one must be refused when a request says so
+                # A cut one must be refused when a request says so; what failed may not fail the next time.
+                if not found.truncated and found is not TOO_LONG and not job.failed:
                     self._query_cache.put(model.version, text, vector, count)
-        return self._encoding(job, input_type, await self._merge(job, tokenised), tokens, started, queued)
+        failed = failed_texts(tokenised, job.failed)
+        return self._encoding(job, input_type, await self._merge(job, tokenised), tokens, started, queued, failed)
 
     async def _merge(self, job: Job, tokenised: Sequence[Sequence[TokenisedText]]) -> list[SparseVector]:
         """One vector for each text, of those of its windows."""
@@ -215,6 +235,7 @@ class Engine:
         """Of each text its windows; all but the first are of what would else be cut off. `encoder`: they are for the
         encoder, which must be able to encode them in time."""
         most, tokenizer = job.model.max_length(input_type), job.model.tokenizer
+        texts = [job.model.manifest.prompted(text, input_type) for text in texts]
         if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
             tokenised = tokenizer.encode_windows(texts, most, max_windows)
         else:
@@ -229,6 +250,10 @@ class Engine:
                     self._admission.refuse_if_never(len(texts), len(tokenised), tokens)
                     job.missing = len(texts)
         cut = [index for index, windows in enumerate(tokenised) if windows[-1].truncated]
+        if cut and not truncate and job.lenient:
+            for index in cut:
+                tokenised[index] = [TOO_LONG]
+            return tokenised
         if cut and not truncate:
             job.missing = 0  # refused, not abandoned
             reads = f"reads in {max_windows} windows" if max_windows > 1 else "reads"
@@ -273,6 +298,7 @@ class Engine:
         tokens: Sequence[int],
         started: float,
         queued: float,
+        failed: frozenset[int] = frozenset(),
     ) -> Encoding:
         job.missing = 0  # those of a cache or a table were never waited for
         encoding = Encoding(
@@ -281,12 +307,24 @@ class Engine:
             tokenize_seconds=queued - started,
             queue_seconds=max(0.0, time.perf_counter() - queued - job.encode_seconds),
             encode_seconds=job.encode_seconds,
+            failed=failed,
         )
         self._metrics.texts.labels(input_type).inc(len(tokens))
         self._metrics.tokens.inc(encoding.tokens)
         for stage in ("tokenize", "queue", "encode"):
             self._metrics.stage_seconds.labels(stage).observe(getattr(encoding, f"{stage}_seconds"))
         return encoding
+
+
+def failed_texts(tokenised: Sequence[Sequence[TokenisedText]], failed: Set[int]) -> frozenset[int]:
+    """Places of the texts that are too long, or one of whose windows is at a place of `failed`."""
+    texts, place = set(), 0
+    for number, windows in enumerate(tokenised):
+        places = range(place, place + len(windows))
+        if windows[0] is TOO_LONG or not failed.isdisjoint(places):
+            texts.add(number)
+        place += len(windows)
+    return frozenset(texts)
 
 
 def in_parts(texts: Sequence[str], most_characters: int) -> Iterator[Sequence[str]]:

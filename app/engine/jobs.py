@@ -18,7 +18,9 @@ class Job:
     client: str
     done: asyncio.Future[None]
     missing: int  #: texts without a vector yet
+    lenient: bool = False  #: whether a text that cannot be encoded fails alone, or all with it
     vectors: list[SparseVector] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)  #: places of those that the encoder failed on
     encode_seconds: float = 0.0
     abandoned: bool = False
     entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts
@@ -48,11 +50,14 @@ class Entry:
     def deliver(self, vector: SparseVector | None) -> None:
         """Answers all who wait for it; None: it could not be encoded."""
         for job, index in self.waiters:
-            if vector is None:
+            if vector is not None:
+                job.vectors[index] = vector
+            elif job.lenient:
+                job.failed.add(index)
+            else:
                 if not job.done.done():
                     job.done.set_exception(EncodingFailed())
                 continue
-            job.vectors[index] = vector
             job.missing -= 1
             if not job.missing and not job.done.done():
                 job.done.set_result(None)

@@ -73,7 +73,8 @@ def _golden(artifact: Artifact, exact_encoder: Callable[[Artifact], Encoder]) ->
         "query": artifact.manifest.max_length_query,
     }
     for input_type, length in lengths.items():
-        for text, tokenised in zip(GOLDEN_TEXTS, tokenizer.encode_batch(GOLDEN_TEXTS, length), strict=True):
+        prompted = [artifact.manifest.prompted(text, input_type) for text in GOLDEN_TEXTS]
+        for text, tokenised in zip(GOLDEN_TEXTS, tokenizer.encode_batch(prompted, length), strict=True):
             ids, weights = (), ()
             if tokenised.content_tokens:
                 (vector,) = encoder.encode(TokenBatch.pad([tokenised.ids], tokenizer.pad_id))

@@ -61,6 +61,7 @@ class LoadedModel:
 
     def vector(self, text: str, input_type: InputType) -> SparseVector:
         """The vector of one text, in the calling thread, past the queue of the service."""
+        text = self.manifest.prompted(text, input_type)
         (tokenised,) = self.tokenizer.encode_batch([text], self.max_length(input_type))
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
@@ -165,8 +166,10 @@ def open_artifact(model: Path | None) -> Artifact:
 
 
 def _vectors(model: LoadedModel, together: Sequence[GoldenVector]) -> list[SparseVector]:
+    texts = [model.manifest.prompted(golden.text, golden.input_type) for golden in together]
     tokenised = [
-        model.tokenizer.encode_batch([golden.text], model.max_length(golden.input_type))[0] for golden in together
+        model.tokenizer.encode_batch([text], model.max_length(golden.input_type))[0]
+        for text, golden in zip(texts, together, strict=True)
     ]
     vectors = [SparseVector.from_pairs([], []) for _ in together]
     full = [index for index, text in enumerate(tokenised) if text.content_tokens]

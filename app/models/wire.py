@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import msgpack
 
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
 from sparse_encoder.vector import SparseVector
+
+JSON, MSGPACK = "application/json", "application/msgpack"
 
 Keys = Sequence[str | None]  #: for each token id, `"token":` in ASCII JSON, or None for one that is never written
 
@@ -21,9 +27,9 @@ DottedTokens = Literal["drop", "replace"]
 
 
 class Writer(Protocol):
-    """Makes the JSON of one vector."""
+    """Makes the bytes of one vector."""
 
-    def __call__(self, vector: SparseVector, keys: Keys, max_weight: float) -> str: ...
+    def __call__(self, vector: SparseVector, keys: Keys, max_weight: float) -> bytes: ...
 
 
 def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
@@ -43,42 +49,101 @@ def word_keys(vocabulary: Sequence[str], dotted: DottedTokens) -> Keys:
     return [key(token, name) for token, name in zip(vocabulary, written, strict=True)]
 
 
-def token_id_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys:
-    """Keys that are token ids as strings, as a `sparse_vector` field needs them: those of `token_ids`, if any.
+def token_id_keys(vocabulary: Sequence[str]) -> Keys:
+    """Keys that are the tokenizer's ids, as strings."""
+    return [f'"{token_id}":' for token_id in range(len(vocabulary))]
+
+
+def sparse_vector_keys(vocabulary: Sequence[str], token_ids: Mapping[str, int]) -> Keys | None:
+    """Keys that OpenSearch's `sparse_vector` field can hold: the ids of `token_ids`, or without such a table those of
+    the tokenizer; None if there are too many of these.
 
     A token that is not in a table that has others has no key: it cannot be emitted.
     """
-    if not token_ids:
-        return [f'"{token_id}":' for token_id in range(len(vocabulary))]
-    return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
+    if token_ids:
+        return [f'"{token_ids[token]}":' if token in token_ids else None for token in vocabulary]
+    return token_id_keys(vocabulary) if len(vocabulary) <= MAX_TOKEN_IDS else None
 
 
 def keys_of_formats(
     vocabulary: Sequence[str], token_ids: Mapping[str, int], dotted: DottedTokens
 ) -> Mapping[str, Keys]:
-    """By the name that a request gives the format: see `word_keys` and `token_id_keys`.
+    """By the name that a request gives the format: see `word_keys`, `token_id_keys` and `sparse_vector_keys`; the
+    tokens themselves for `write_full` and `write_indices`.
 
-    Without token ids if the vocabulary has more than such a field can hold and no table of its own.
+    Without `sparse_vector` if such a field cannot hold the vocabulary.
     """
     words = word_keys(vocabulary, dotted)
-    keys = {"word": words, "lexical": words}
-    if token_ids or len(vocabulary) <= MAX_TOKEN_IDS:
-        keys["token_id"] = token_id_keys(vocabulary, token_ids)
+    keys = {"word": words, "lexical": words, "token_id": token_id_keys(vocabulary)}
+    keys |= {"full": vocabulary, "indices": vocabulary}
+    if (of_fields := sparse_vector_keys(vocabulary, token_ids)) is not None:
+        keys["sparse_vector"] = of_fields
     return keys
 
 
-def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> str:
+def write_vector(vector: SparseVector, keys: Keys, max_weight: float) -> bytes:
     """`{"token":weight,...}` in the order of `vector`, weights at most `max_weight`, with 5 significant digits."""
-    pairs = zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
-    items = [f"{key}{min(weight, max_weight):.5g}" for token_id, weight in pairs if (key := keys[token_id]) is not None]
-    return "{" + ",".join(items) + "}"
+    pairs = _pairs(vector, max_weight)
+    items = [f"{key}{weight:.5g}" for token_id, weight in pairs if (key := keys[token_id]) is not None]
+    return f"{{{','.join(items)}}}".encode("ascii")
 
 
-def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> str:
-    """`[{"index":token id,"value":weight},...]` by ascending id; `keys` are those of token ids."""
-    pairs = [
-        (int(key[1:-2]), min(weight, max_weight))  # the key is `"123":`
-        for token_id, weight in zip(vector.ids.tolist(), vector.weights.tolist(), strict=True)
-        if (key := keys[token_id]) is not None
-    ]
-    return "[" + ",".join(f'{{"index":{index},"value":{weight:.5g}}}' for index, weight in sorted(pairs)) + "]"
+def write_full(vector: SparseVector, keys: Keys, max_weight: float) -> bytes:
+    """`[{"id":token id,"word":token,"weight":weight},...]` in the order of `vector`; `keys` are the tokens."""
+    pairs = _pairs(vector, max_weight)
+    items = [f'{{"id":{id_},"word":{json.dumps(keys[id_])},"weight":{weight:.5g}}}' for id_, weight in pairs]
+    return f"[{','.join(items)}]".encode("ascii")
+
+
+def write_indices(vector: SparseVector, keys: Keys, max_weight: float, *, tokens: bool = False) -> bytes:
+    """`{"indices":[token id,...],"values":[weight,...]}` in the order of `vector`; with `tokens` these as well."""
+    ids = vector.ids.tolist()
+    values = ",".join(f"{weight:.5g}" for _, weight in _pairs(vector, max_weight))
+    words = f',"tokens":{json.dumps([keys[token_id] for token_id in ids])}' if tokens else ""
+    return f'{{"indices":[{",".join(map(str, ids))}],"values":[{values}]{words}}}'.encode("ascii")
+
+
+def pack_indices(vector: SparseVector, keys: Keys, max_weight: float, *, tokens: bool = False) -> bytes:
+    """As `write_indices`, in MessagePack, weights in single precision."""
+    document: dict[str, list[Any]] = {
+        "indices": vector.ids.tolist(),
+        "values": [weight for _, weight in _pairs(vector, max_weight)],
+    }
+    if tokens:
+        document["tokens"] = [keys[token_id] for token_id in vector.ids.tolist()]
+    packed: bytes = msgpack.packb(document, use_single_float=True)
+    return packed
+
+
+def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> bytes:
+    """`[{"index":token id,"value":weight},...]` by ascending id, those of the tokenizer; `keys` are not needed."""
+    items = [f'{{"index":{index},"value":{weight:.5g}}}' for index, weight in sorted(_pairs(vector, max_weight))]
+    return f"[{','.join(items)}]".encode("ascii")
+
+
+def _pairs(vector: SparseVector, max_weight: float) -> Iterator[tuple[int, float]]:
+    weights = (min(weight, max_weight) for weight in vector.weights.tolist())
+    return zip(vector.ids.tolist(), weights, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an answer is written."""
+
+    media_type: str
+    write: Writer
+
+    def join(self, vectors: Sequence[bytes | None]) -> bytes:
+        """The body for all of them; None stands for a text that could not be encoded."""
+        if self.media_type == MSGPACK:
+            return b"".join([msgpack.Packer().pack_array_header(len(vectors)), *(one or b"\xc0" for one in vectors)])
+        return b"[" + b",".join(one or b"null" for one in vectors) + b"]"
+
+
+def form_of(format_: str, tokens: bool, accept: str) -> Form:
+    """By the format that a request names, whether it wants tokens, and the types that its client accepts."""
+    if any(kind in accept for kind in (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")):
+        return Form(MSGPACK, partial(pack_indices, tokens=tokens))
+    if format_ == "indices":
+        return Form(JSON, partial(write_indices, tokens=tokens))
+    return Form(JSON, write_full if format_ == "full" else write_vector)

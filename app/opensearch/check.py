@@ -90,7 +90,7 @@ def _compare(vector: Vector, service: EncoderService, mappings: Mapping[str, Any
     if vector_type == "nested":
         return  # the vector is of a chunk
     (expected,) = service.encode(
-        [TEXT], sparse_embedding_format="token_id" if vector_type == "sparse_vector" else "word"
+        [TEXT], sparse_embedding_format="sparse_vector" if vector_type == "sparse_vector" else "word"
     )
     differing = {token for token in {*vector, *expected} if abs(vector.get(token, 0) - expected.get(token, 0)) > 0.01}
     if differing:

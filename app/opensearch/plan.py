@@ -176,7 +176,11 @@ def _connectors(options: Options, encoder: ServiceFacts) -> list[Resource]:
 
 
 def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, input_type: str) -> Resource:
-    fields = {"input_type": input_type, "sparse_embedding_format": "${parameters.sparse_embedding_format}"}
+    # Fixed, whatever OpenSearch would put there: TOKEN_ID would be answered with the ids of the tokenizer.
+    fields = {
+        "input_type": input_type,
+        "sparse_embedding_format": "sparse_vector" if options.engine == "seismic" else "word",
+    }
     if options.model_version:
         fields["version"] = options.model_version
     headers = {"Content-Type": "application/json"}
@@ -190,9 +194,6 @@ def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, i
             "version": "1",
             "protocol": "http",
             "parameters": {
-                # What is sent unless OpenSearch says TOKEN_ID, which it does for sparse_vector fields of a model that
-                # is not asymmetric.
-                "sparse_embedding_format": "token_id" if options.engine == "seismic" else "word",
                 # A document may hold ${parameters.x}.
                 "skip_validating_missing_parameters": "true",
                 # The chunks of many documents must not exceed what the service takes at once.

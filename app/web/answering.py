@@ -6,24 +6,23 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.engine.engine import Encoding
 from app.errors import ClientGone, InvalidField
 from app.models.loaded import LoadedModel
-from app.models.wire import Writer, write_vector
+from app.models.wire import JSON, Form, Keys, form_of
 from app.web.bodies import check_size
 from app.web.middleware import client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
-from sparse_encoder.artifact import InputType
+from sparse_encoder.artifact import InputType, Manifest
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
+from sparse_encoder.vector import SparseVector
 
 #: Each token of a query is a clause, of which Lucene takes 1,024 in all: so many leave room for a hybrid query over
 #: several fields.
@@ -33,46 +32,107 @@ VECTORS_AT_ONCE = 32
 #: An answer that takes no longer is not worth the task that would see whether the client is still there.
 QUICK_SECONDS = 0.05
 
+#: By what clients call them.
+INPUT_TYPES: Mapping[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-async def answer(request: Request, asked: EncodeRequest, write: Writer = write_vector) -> Response:
-    """A JSON array of what `write` makes of each vector, or a `ServiceError`; the work ends if the client leaves."""
+async def answer(request: Request, asked: EncodeRequest, form: Form | None = None) -> Response:
+    """The vectors of the texts in the `form` that is asked for, or in this one; the work ends if the client leaves.
+
+    :raises ServiceError: as the errors of the service say.
+    """
     service = get_service(request)
+    asked = asked.model_copy(update={"input_type": input_type_of(request, asked.input_type)})
     if service.log_texts:
         log.info("texts", extra={"fields": {"texts": asked.texts, "input_type": asked.input_type}})
-    check_size(asked.texts, service.limits.max_texts_per_request, service.limits.max_characters_per_text)
-    work = _answer(service, asked, _asked_version(request, asked), client_of(request.scope), write)
+    form = form or _form(request, asked)
+    if form.media_type != JSON:
+        asked = asked.model_copy(update={"sparse_embedding_format": "indices"})
+    texts, refused = _texts(asked, service.limits)
+    work = _answer(
+        service, asked, texts, refused, asked_version(request, asked.version), client_of(request.scope), form
+    )
     return await _unless_client_leaves(request, work)
 
 
-async def _answer(service: Service, asked: EncodeRequest, version: str | None, client: str, write: Writer) -> Response:
+def _form(request: Request, asked: EncodeRequest) -> Form:
+    form = form_of(asked.sparse_embedding_format, asked.return_tokens, request.headers.get("accept", "").lower())
+    if (
+        form.media_type != JSON
+        and "sparse_embedding_format" in asked.model_fields_set
+        and (asked.sparse_embedding_format != "indices")
+    ):
+        raise InvalidField(
+            f"{form.media_type} holds the format indices, not {asked.sparse_embedding_format}: ask for that one, or "
+            "for JSON in Accept",
+            "sparse_embedding_format",
+        )
+    if form.media_type == JSON and asked.return_tokens and asked.sparse_embedding_format != "indices":
+        raise InvalidField(
+            "return_tokens is for the format indices; word and full have the tokens already: leave it out, or ask for "
+            "indices",
+            "return_tokens",
+        )
+    return form
+
+
+def _texts(asked: EncodeRequest, limits: Limits) -> tuple[list[str], set[int]]:
+    """The texts, blank in place of those that cannot be encoded; and the places of these.
+
+    :raises TooLarge: if there are too many, or, unless the request takes null for an answer, one is too long.
+    """
+    texts = ["" if text is None else text for text in asked.texts]
+    refused = {index for index, text in enumerate(asked.texts) if text is None}
+    if asked.on_error == "null":
+        refused |= {index for index, text in enumerate(texts) if len(text) > limits.max_characters_per_text}
+        texts = ["" if index in refused else text for index, text in enumerate(texts)]
+    check_size(texts, limits.max_texts_per_request, limits.max_characters_per_text)
+    return texts, refused
+
+
+async def _answer(
+    service: Service,
+    asked: EncodeRequest,
+    texts: list[str],
+    refused: set[int],
+    version: str | None,
+    client: str,
+    form: Form,
+) -> Response:
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
         keys = resident.model.keys.get(asked.sparse_embedding_format)
         if keys is None:
             raise InvalidField(
-                f"{resident.version} has more tokens than a sparse_vector field has ids ({MAX_TOKEN_IDS:,}): "
-                "ask for the format word",
+                f"{resident.version} has more tokens than a sparse_vector field of OpenSearch has ids "
+                f"({MAX_TOKEN_IDS:,}): use a rank_features field and the format word",
                 "sparse_embedding_format",
             )
         query_tokens = _query_tokens(asked, resident.model)
         encoded = await service.engine.encode(
             resident.model,
-            asked.texts,
+            texts,
             input_type,
             query_tokens,
             client=client,
             truncate=asked.truncate == "end",
             max_windows=_max_windows(asked, service.limits),
+            lenient=asked.on_error == "null",
         )
+        refused |= encoded.failed
+        vectors = [None if index in refused else vector for index, vector in enumerate(encoded.vectors)]
         started = time.perf_counter()
-        body = await _write(service.limits, asked, encoded, partial(write, keys=keys))
+        top_k = _top_k(asked, service.limits, resident.model.manifest)
+        body = await _write(asked, top_k, vectors, form, keys)
         write_seconds = time.perf_counter() - started
-        service.metrics.count_answer(input_type, map(len, encoded.vectors), write_seconds)
+        service.metrics.count_answer(
+            input_type, (len(vector) for vector in vectors if vector is not None), write_seconds
+        )
         headers = {
             "X-Model-Version": resident.version,
             "X-Tokens": str(encoded.tokens),
@@ -86,12 +146,38 @@ async def _answer(service: Service, asked: EncodeRequest, version: str | None, c
                 )
             ),
         }
-        return Response(body, 200, headers, "application/json")
+        if asked.on_error == "null":
+            headers["X-Text-Errors"] = str(vectors.count(None))
+        return Response(body, 200, headers, form.media_type)
 
 
-def _asked_version(request: Request, asked: EncodeRequest) -> str | None:
-    """The version or alias that the body, the query string or a header names."""
-    given = {asked.version, request.query_params.get("version"), request.headers.get("x-model-version")} - {None}
+def input_type_of(request: Request, given: str | None) -> InputType:
+    """What the texts are: as the body (`given`), the path, the query string or a header says; documents if none does.
+
+    :raises InvalidField: if one of them says something else, or two of them differ.
+    """
+    side = request.url.path.strip("/").partition("/")[0]
+    said = {
+        "the body": given,
+        "the path": side if side in INPUT_TYPES else None,
+        "?input_type=": request.query_params.get("input_type"),
+        "X-Input-Type": request.headers.get("x-input-type"),
+    }
+    types = {where: INPUT_TYPES.get(what.lower()) for where, what in said.items() if what is not None}
+    for where, kind in types.items():
+        if kind is None:
+            raise InvalidField(f"{where} names the input type {said[where]!r}: it is query or document", "input_type")
+    if len(set(types.values())) > 1:
+        raise InvalidField(f"{' and '.join(types)} name different input types: give one, or the same", "input_type")
+    return next(filter(None, types.values()), "document")
+
+
+def asked_version(request: Request, given_by_body: str | None) -> str | None:
+    """The version or alias that the body, the query string or a header names.
+
+    :raises InvalidField: if they name different ones.
+    """
+    given = {given_by_body, request.query_params.get("version"), request.headers.get("x-model-version")} - {None}
     if len(given) > 1:
         raise InvalidField(
             "the body, ?version= and X-Model-Version name different versions: give one, or the same", "version"
@@ -172,13 +258,20 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             watch.cancel()
 
 
-async def _write(limits: Limits, asked: EncodeRequest, encoded: Encoding, write: Callable[..., str]) -> bytes:
-    is_query = asked.input_type == "query"
-    top_k = asked.top_k or (limits.top_k_query if is_query else limits.top_k_document)
-    max_weight = MAX_QUERY_WEIGHT if is_query else math.inf
-    parts: list[str] = []
-    for index, vector in enumerate(encoded.vectors, start=1):
-        parts.append(write(vector.prune(top_k=top_k, min_weight=asked.min_weight), max_weight=max_weight))
+def _top_k(asked: EncodeRequest, limits: Limits, manifest: Manifest) -> int:
+    """Tokens of a vector: as the request says, or as the service and the publisher of the model do."""
+    usual = limits.top_k_query if asked.input_type == "query" else limits.top_k_document
+    return asked.top_k or min(usual, manifest.max_active_tokens or usual)
+
+
+async def _write(
+    asked: EncodeRequest, top_k: int, vectors: Sequence[SparseVector | None], form: Form, keys: Keys
+) -> bytes:
+    max_weight = MAX_QUERY_WEIGHT if asked.input_type == "query" else math.inf
+    parts: list[bytes | None] = []
+    for index, vector in enumerate(vectors, start=1):
+        kept = None if vector is None else vector.prune(top_k=top_k, min_weight=asked.min_weight)
+        parts.append(None if kept is None else form.write(kept, keys, max_weight))
         if index % VECTORS_AT_ONCE == 0:
             await asyncio.sleep(0)
-    return f"[{','.join(parts)}]".encode("ascii")
+    return form.join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app import __version__
 from app.metrics import CONTENT_TYPE
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
@@ -13,21 +14,31 @@ from app.web.service import get_service
 
 router = APIRouter()
 
+WEIGHT = {"type": "number", "exclusiveMinimum": 0}
+#: What stands in an answer for a text, by the formats word and the like, full, indices, and for one with an error.
+ANSWERS = {
+    "anyOf": [
+        {"type": "object", "additionalProperties": WEIGHT},
+        {"type": "array", "items": {"type": "object", "required": ["id", "word", "weight"]}},
+        {"type": "object", "required": ["indices", "values"]},
+        {"type": "null"},
+    ]
+}
 
+
+@router.post("/query/encode", include_in_schema=False)
+@router.post("/document/encode", include_in_schema=False)
 @router.post(
     "/encode",
     summary="Texts to sparse vectors",
     response_class=Response,
     responses={
         200: {
-            "description": "One object of token and weight for each text, in order; `{}` for a blank text.",
+            "description": "One object of token and weight for each text, in order; `{}` for a blank text. Other "
+            "formats have other objects; a client that accepts application/msgpack gets the format indices in that.",
             "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "array",
-                        "items": {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
-                    }
-                }
+                "application/json": {"schema": {"type": "array", "items": ANSWERS}},
+                "application/msgpack": {},
             },
         },
         **ENCODING_ERRORS,
@@ -58,6 +69,16 @@ async def encode(request: Request) -> Response:
     """
     service = get_service(request)
     return await answer(request, parse(await read_body(request, service.limits.max_body_bytes), EncodeRequest))
+
+
+@router.get("/", summary="What this is")
+async def root() -> dict[str, str]:
+    return {"service": "sparse encoder: texts to weighted tokens", "version": __version__, "docs": "/docs"}
+
+
+@router.get("/ping", summary="Would a request be answered now? As model servers are asked")
+async def ping(request: Request) -> dict[str, str]:
+    return await readyz(request)
 
 
 @router.get("/livez", summary="Does the process answer?")

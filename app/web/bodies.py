@@ -12,26 +12,33 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import ClientGone, InvalidField, MalformedJson, TooLarge
 from app.web.schemas import TEXTS_NAMES
+from app.web.unpacking import unpacker_for
 
 M = TypeVar("M", bound=BaseModel)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """:raises TooLarge: as soon as there are more.
+    """The body, unpacked if it is packed.
 
+    :raises TooLarge: as soon as there are more, packed or unpacked.
+    :raises UnsupportedEncoding: if it is packed in an unknown way.
+    :raises MalformedJson: if it is not packed as its header says.
     :raises ClientGone: if the client hangs up.
     """
     too_large = TooLarge(f"the body has more than {max_bytes} bytes: send fewer texts at once")
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large
+    unpacker = unpacker_for(request.headers.get("content-encoding", ""))
     body = bytearray()
     try:
         async for chunk in request.stream():
-            body += chunk
+            body += unpacker.unpack(chunk, max_bytes + 1 - len(body)) if unpacker else chunk
             if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect as error:
         raise ClientGone from error
+    if unpacker and not unpacker.ended:
+        raise MalformedJson("the body ends before what is packed in it: send all of it")
     return bytes(body)
 
 

@@ -34,6 +34,8 @@ async def info(request: Request) -> JSONResponse:
                 "vocabulary_size": manifest.vocabulary_size,
                 "max_length_document": manifest.max_length_document,
                 "max_length_query": manifest.max_length_query,
+                "prompts": {"document": manifest.prompt_document, "query": manifest.prompt_query},
+                "max_active_tokens": manifest.max_active_tokens or None,
                 "tokenizer_sha256": manifest.tokenizer_sha256,
                 "query_encodings": ["model", "inference_free"] if tokens else ["model"],
                 "default_query_encoding": "inference_free" if tokens and tokens.default else "model",

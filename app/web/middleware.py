@@ -20,10 +20,12 @@ from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 
 #: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
-OPEN_PATHS = {"/livez", "/readyz", "/health", "/metrics"}
+OPEN_PATHS = {"/", "/livez", "/readyz", "/ping", "/health", "/metrics"}
 ADMIN = "/admin/"
 #: Their requests are logged, others for debugging only.
-ENCODING = {"/encode", "/embed_sparse"}
+ENCODING = {
+    f"{side}{path}" for side in ("", "/query", "/document") for path in ("/encode", "/embed_sparse", "/tokenize")
+}
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)

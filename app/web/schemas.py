@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    model_validator,
+)
 
 TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
 INPUT_TYPE_NAMES = ("input_type", "content_type")
@@ -12,14 +21,19 @@ INPUT_TYPE_NAMES = ("input_type", "content_type")
 LongTexts = Literal["cut", "windows"]
 
 
-def check_texts(value: object) -> list[str]:
-    """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces."""
+def check_texts(value: object, info: ValidationInfo) -> list[str | None]:
+    """A check of our own, since pydantic refuses strings with lone surrogates, which the tokenizer replaces.
+
+    With `on_error` null, what is no string is None.
+    """
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
         raise ValueError("expected a list of strings or one string")
     for index, text in enumerate(value):
         if not isinstance(text, str):
+            if info.data.get("on_error") == "null":
+                return [item if isinstance(item, str) else None for item in value]
             raise ValueError(f"expected strings only, item {index} is {_json_name(text)}")
     return value
 
@@ -27,6 +41,11 @@ def check_texts(value: object) -> list[str]:
 def _json_name(value: object) -> str:
     names = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
     return names.get(type(value), "null")
+
+
+def _null(value: object) -> object:
+    """null itself is taken as well."""
+    return "null" if value is None else _lower(value)
 
 
 def _lower(value: object) -> object:
@@ -38,17 +57,32 @@ class EncodeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    texts: Annotated[list[str], PlainValidator(check_texts, json_schema_input_type=list[str] | str)] = Field(
+    # Before the texts, whose check looks at it.
+    on_error: Annotated[Literal["error", "null"], BeforeValidator(_null)] = Field(
+        "error",
+        description="What becomes of a request with a text that cannot be encoded: an error for all of it, or null in "
+        "the place of that text (X-Text-Errors says how many there are).",
+    )
+    texts: Annotated[list[str | None], PlainValidator(check_texts, json_schema_input_type=list[str] | str)] = Field(
         validation_alias=AliasChoices(*TEXTS_NAMES),
         description="The texts to encode. May also be called inputs, input or text_docs.",
     )
-    input_type: Annotated[Literal["document", "query", "passage"], BeforeValidator(_lower)] = Field(
-        "document",
+    input_type: Annotated[Literal["document", "query", "passage"] | None, BeforeValidator(_lower)] = Field(
+        None,
         validation_alias=AliasChoices(*INPUT_TYPE_NAMES),
-        description="What the texts are; passage means document. May also be called content_type.",
+        description="What the texts are; passage means document, which they are if nothing is said. May also be called "
+        "content_type, or be ?input_type=, X-Input-Type, or the beginning of the path: /query/encode.",
     )
-    sparse_embedding_format: Annotated[Literal["word", "lexical", "token_id"], BeforeValidator(_lower)] = Field(
-        "word", description="Keys of the answer: tokens (word and lexical are the same), or token ids as strings."
+    sparse_embedding_format: Annotated[
+        Literal["word", "lexical", "token_id", "sparse_vector", "full", "indices"], BeforeValidator(_lower)
+    ] = Field(
+        "word",
+        description="Keys of the answer: tokens (word and lexical are the same), ids of the tokenizer as strings, or "
+        "the ids that a sparse_vector field of OpenSearch can hold. full: a list of id, word and weight. indices: "
+        "two lists, indices and values.",
+    )
+    return_tokens: bool = Field(
+        False, strict=True, description="With the format indices: a third list, tokens, the words of the indices."
     )
     query_encoding: Annotated[Literal["model", "inference_free"] | None, BeforeValidator(_lower)] = Field(
         None,
@@ -98,7 +132,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {"texts": ["손해배상"], "input_type": "query", "top_k": 20},
     },
     "token_ids": {
-        "summary": "sparse_vector 필드에 쓸 토큰 번호",
+        "summary": "토큰 대신 토큰 번호",
         "value": {"texts": ["인공지능 규제 법안"], "sparse_embedding_format": "token_id"},
     },
     "bare_list": {"summary": "목록만", "value": ["손해배상", "인공지능"]},
@@ -136,6 +170,7 @@ ENCODING_ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         404: "No such version or alias; names those that exist",
         413: "Too many bytes, texts or characters, or more tokens than can be encoded in time; says how many can",
+        415: "The body is packed in another way than gzip or zstd",
         422: "A field is unknown or wrong",
         429: "Too much in flight",
     }.items()
@@ -148,6 +183,7 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
         404: "No such version or alias",
         409: "Understood and not done; says why",
         413: "Too many bytes",
+        415: "The body is packed in another way than gzip or zstd",
         422: "A field is unknown or wrong",
     }.items()
 }

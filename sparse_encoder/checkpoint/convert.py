@@ -33,8 +33,8 @@ _CARD = """# {version}
 
 Converted from `{name}` (revision {revision}). Weight of token j of a text, over its positions t: {formula}.
 
-Architecture {architecture}; {emitted:,} of {vocabulary:,} tokens can be emitted, the others are closed in the output
-bias. At most {document} tokens for documents and {query} for queries. Golden vectors: {golden}.
+Architecture {architecture}; {emitted:,} of {vocabulary:,} tokens can be emitted{closed}.
+At most {document} tokens for documents and {query} for queries. Golden vectors: {golden}.
 Licence and limits are those of the source{card}.
 """
 
@@ -83,6 +83,9 @@ def _description(source: Source, golden: str) -> Description:
         max_length_query=source.max_length_query,
         vocabulary_size=source.tokenizer.size,
         never_emitted_ids=source.never_emitted_ids,
+        prompt_document=source.shape.prompt_document,
+        prompt_query=source.shape.prompt_query,
+        max_active_tokens=source.shape.max_active_tokens,
         golden_tolerance=GOLDEN_TOLERANCE,
         evaluation={"golden_vectors": golden},
         training=TrainingOrigin(
@@ -121,14 +124,16 @@ def _write_files(source: Source, description: Description, directory: Path) -> N
 
 
 def _card(source: Source, description: Description, has_card: bool) -> str:
-    inner = "log1p(relu(logit[t, j]))"
-    if description.activation == "log1p_log1p_relu":
+    own = source.layout.layers.own_weight
+    inner = f"relu({own}(state[t])), where t holds j," if own else "relu(logit[t, j])"
+    for _ in range(description.activation.count("log1p")):
         inner = f"log1p({inner})"
     return _CARD.format(
         version=description.version,
         name=source.name,
         revision=source.revision,
         formula=f"the {'maximum' if description.pooling == 'max' else 'sum'} of `{inner}`",
+        closed="" if own else ", the others are closed in the output bias",
         architecture=description.architecture,
         emitted=description.vocabulary_size - len(description.never_emitted_ids),
         vocabulary=description.vocabulary_size,

@@ -30,6 +30,10 @@ def of_source(source: Source) -> Iterator[str]:
     yield f"weight of a token: {source.shape.activation}, {source.shape.pooling} over positions"
     yield from _vocabulary(tokenizer.backend, source.never_emitted_ids, tokenizer.size)
     yield f"lengths: {source.max_length_document} tokens for documents, {source.max_length_query} for queries"
+    if source.shape.prompt_document or source.shape.prompt_query:
+        yield f"prompts: {source.shape.prompt_document!r} for documents, {source.shape.prompt_query!r} for queries"
+    if source.shape.max_active_tokens:
+        yield f"tokens of a vector: {source.shape.max_active_tokens} unless a request says otherwise"
     yield f"queries: {'inference-free by default' if source.query_tokens else 'by the encoder'}"
     yield _memory(source.weight_bytes)
 

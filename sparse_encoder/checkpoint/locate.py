@@ -7,6 +7,7 @@ import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sparse_encoder.artifact import (
@@ -19,12 +20,15 @@ from sparse_encoder.artifact import (
 )
 from sparse_encoder.checkpoint.directory import SourceError
 from sparse_encoder.checkpoint.shapes import is_artifact
-from sparse_encoder.checkpoint.weights import CONVERT, PICKLES
+from sparse_encoder.checkpoint.tensors import CONVERT
+from sparse_encoder.checkpoint.weights import PICKLES
 
 #: owner/name, and optionally @ and a branch, tag or commit. No part begins with a dot, so none leads out of anything.
 HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
 #: What is downloaded: weights that hold no code, and texts; of an artifact of ours, what its manifest names.
-FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "README.md", "LICENSE", "NOTICE"]
+FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "sparse_linear.pt", "README.md", "LICENSE", "NOTICE"]
+#: And this where there are no safetensors; of these files tensors alone are read.
+TORCH_FILES = "pytorch_model*.bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +88,14 @@ def _download(repository: str, revision: str | None) -> Located:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
+        patterns = FILES
         with suppress(DryRunError):  # offline, or the hub is away: the cache may hold all of it
-            patterns = [*FILES, *(f"*{ending}" for ending in PICKLES)]
-            files = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=patterns)
-            _refuse_pickles(repository, [file.filename for file in files])
-            wanted = [file for file in files if file.will_download and not file.filename.endswith(PICKLES)]
+            everything = [*FILES, *(f"*{ending}" for ending in PICKLES)]
+            files = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=everything)
+            patterns = _patterns(repository, [file.filename for file in files])
+            wanted = [file for file in files if file.will_download and matches(file.filename, patterns)]
             _check_room(repository, sum(file.file_size or 0 for file in wanted), HF_HUB_CACHE)
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+        path = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
         if is_artifact(path):  # all of it, since its manifest says what each file must be
             snapshot_download(repository, revision=path.name, allow_patterns=[*read_manifest(path).files])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -102,13 +107,22 @@ def _download(repository: str, revision: str | None) -> Located:
     return Located(path, repository, path.name)
 
 
-def _refuse_pickles(repository: str, names: list[str]) -> None:
+def _patterns(repository: str, names: list[str]) -> list[str]:
+    """What of a repository that has files of these `names` is downloaded."""
+    if any(name.endswith(".safetensors") for name in names):
+        return FILES
     pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles and not any(name.endswith(".safetensors") for name in names):
+    if pickles and not any(matches(name, [TORCH_FILES]) for name in names):
         raise SourceError(
             f"{repository} has its weights in {pickles[0]} only, a pickle, which can run any code when it is read: it "
             f"is not downloaded. Convert it where you trust it, with torch, in its directory: {CONVERT}"
         )
+    return [*FILES, TORCH_FILES]
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    """As the hub's own client compares them."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_room(repository: str, needed: int, cache: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparse_encoder.architectures import ARCHITECTURES
 from sparse_encoder.artifact import TOKENIZER, Artifact, GoldenVector, InputType, Manifest
 from sparse_encoder.checkpoint.convert import GoldenMaker
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
 from sparse_encoder.model import load_masked_lm
+from sparse_encoder.own_weights import load_own_weights
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
@@ -21,24 +24,32 @@ class Reference:
     def __init__(self, artifact: Artifact) -> None:
         self._manifest = artifact.manifest
         self.tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
-        self._model = load_masked_lm(artifact.path, attn_implementation="eager")
+        self._own = ARCHITECTURES[artifact.manifest.architecture].head == "own"
+        load = load_own_weights if self._own else load_masked_lm
+        self._model: Any = load(artifact.path, attn_implementation="eager")
 
     @torch.no_grad()
     def vector(self, text: str, input_type: InputType) -> SparseVector:
         """The vector of one text, by the formula of the manifest."""
         manifest = self._manifest
         length = manifest.max_length_query if input_type == "query" else manifest.max_length_document
-        (tokenised,) = self.tokenizer.encode_batch([text], length)
+        (tokenised,) = self.tokenizer.encode_batch([manifest.prompted(text, input_type)], length)
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
-        logits = self._model(input_ids=torch.tensor([tokenised.ids])).logits[0]
+        ids = torch.tensor([tokenised.ids])
+        if self._own:
+            row = torch.zeros(manifest.vocabulary_size)
+            row = row.index_reduce(0, ids[0], self._model(ids, torch.ones_like(ids))[0], "amax")
+            row[list(manifest.never_emitted_ids)] = 0
+            return SparseVector.from_dense(row.numpy())
+        logits = self._model(input_ids=ids).logits[0]
         return SparseVector.from_dense(weights(logits, manifest).numpy())
 
 
 def weights(logits: Tensor, manifest: Manifest) -> Tensor:
     """[tokens, vocabulary] to [vocabulary], by the formula of the manifest."""
-    activated = logits.relu().log1p()
-    if manifest.activation == "log1p_log1p_relu":
+    activated = logits.relu()
+    for _ in range(manifest.activation.count("log1p")):
         activated = activated.log1p()
     return activated.amax(0) if manifest.pooling == "max" else activated.sum(0)
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sparse_encoder.architectures import Head
 from sparse_encoder.artifact import MANIFEST, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 
 MODULES, ROUTER = "modules.json", "router_config.json"
+#: Of BGE-M3, beside an encoder whose other heads are not read.
+OWN_WEIGHTS = ("sparse_linear.safetensors", "sparse_linear.pt")
 #: Names of sentence-transformers; it means a logarithm after either.
 _ACTIVATIONS: dict[str, Activation] = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 
@@ -24,7 +27,16 @@ class Shape:
     activation: Activation = "log1p_relu"
     pooling: Pooling = "max"
     max_length: int | None = None  #: tokens, where the checkpoint says so in so many words
+    trusts_tokenizer: bool = False  #: whether the length of its tokenizer is meant, however long
+    prompt_document: str = ""  #: stands before each text
+    prompt_query: str = ""
+    max_active_tokens: int = 0  #: kept of a vector; 0: all
     query_weights: Directory | None = None  #: of a module with a fixed weight for each token of a query
+    own_weight: str | None = None  #: name of the file with a head that weighs own tokens
+
+    @property
+    def head(self) -> Head:
+        return "own" if self.own_weight else "vocabulary"
 
 
 def is_artifact(path: Path) -> bool:
@@ -43,6 +55,13 @@ def find_shape(directory: Directory) -> Shape:
 
     :raises SourceError: if it is no checkpoint of a sparse encoder that can be served.
     """
+    if own_weight := next((name for name in OWN_WEIGHTS if directory.file(name)), None):
+        return Shape(
+            kind=f"BGE-M3, its sparse head ({own_weight})",
+            encoder=directory,
+            activation="relu",
+            own_weight=own_weight,
+        )
     if directory.file(MODULES):
         return _sentence_transformers(directory)
     config = directory.settings("config.json")
@@ -63,12 +82,13 @@ def _sentence_transformers(directory: Directory) -> Shape:
     modules = directory.json(MODULES)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise SourceError(f"{directory.root / MODULES} must hold a list of modules: download it again")
-    _refuse_prompts(directory)
     route = [(_class_name(module.get("type")), _folder(directory, module.get("path"))) for module in modules]
     if [name for name, _ in route] == ["Router"]:
-        return _routed(route[0][1])
-    shape = _pipeline(route)
-    return replace(shape, kind=f"sentence-transformers, {' + '.join(name for name, _ in route)}")
+        shape = _routed(route[0][1])
+    else:
+        shape = _pipeline(route)
+        shape = replace(shape, kind=f"sentence-transformers, {' + '.join(name for name, _ in route)}")
+    return replace(shape, trusts_tokenizer=True, **_settings(directory))
 
 
 def _routed(directory: Directory) -> Shape:
@@ -122,7 +142,8 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
     return Shape(kind="", encoder=encoder, activation=_ACTIVATIONS[activation], pooling=strategy, max_length=length)
 
 
-def _refuse_prompts(directory: Directory) -> None:
+def _settings(directory: Directory) -> dict[str, Any]:
+    """What sentence-transformers says of all modules: prompts, and how many tokens a vector keeps."""
     settings = directory.settings("config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
@@ -130,12 +151,18 @@ def _refuse_prompts(directory: Directory) -> None:
             "config_sentence_transformers.json must name its prompts in an object, and one of them as "
             f"default_prompt_name, got {str(prompts)[:80]} and {str(default)[:80]}: repair the file"
         )
-    used = [name for name in ("query", "document", default) if prompts.get(name)]
-    if used:
+    if default not in (None, "query", "document") and prompts.get(default):
         raise SourceError(
-            f"it puts the prompt {prompts[used[0]]!r} before each text ({used[0]}), which this service does not do: "
-            "use a checkpoint without prompts"
+            f"it puts the prompt {prompts[default]!r} ({default}) before texts that are neither a query nor a "
+            "document, and here each is one of them: name the prompts query and document"
         )
+    wanted = {f"prompt_{side}": prompts.get(side) or "" for side in ("document", "query")}
+    if not all(isinstance(prompt, str) for prompt in wanted.values()):
+        raise SourceError(f"config_sentence_transformers.json has a prompt that is no text in {str(prompts)[:80]}")
+    most = settings.get("max_active_dims") or 0
+    if type(most) is not int or most < 0:
+        raise SourceError(f"config_sentence_transformers.json has max_active_dims {most!r}: it must be a number")
+    return {**wanted, "max_active_tokens": most}
 
 
 def _class_name(type_name: Any) -> str:

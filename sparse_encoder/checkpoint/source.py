@@ -18,15 +18,16 @@ from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 from sparse_encoder.checkpoint.query_weights import find_query_tokens
 from sparse_encoder.checkpoint.shapes import Shape, find_shape
+from sparse_encoder.checkpoint.tensors import Tensor
 from sparse_encoder.checkpoint.tokenizer_files import SourceTokenizer, read_tokenizer
-from sparse_encoder.checkpoint.weights import Tensor, open_weights
+from sparse_encoder.checkpoint.weights import open_weights, read_file
 from sparse_encoder.fields import FieldError
 from sparse_encoder.query_tokens import QueryTokens
 
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
 USUAL_LENGTH = 512
 #: Of the code that converts: with another one, what was converted before is not used again.
-CONVERSION = 1
+CONVERSION = 2
 #: Weights that checkpoints carry besides and that have no part in the logits.
 _UNUSED = re.compile(
     r"(^|\.)(pooler|seq_relationship|discriminator_predictions)\.|(^|\.)(position_ids|token_type_ids)$"
@@ -79,6 +80,7 @@ class Source:
     @cached_property
     def hash(self) -> str:
         """The same for the same files and choices, wherever they lie."""
+        # Prompts and the like lie in a file that was read.
         choices = (self.shape.activation, self.shape.pooling, self.max_length_document, self.max_length_query)
         return self.directory.hash(json.dumps([CONVERSION, *choices]))
 
@@ -98,6 +100,8 @@ class Source:
         size, plan = self.tokenizer.size, self.layout
         weights = {name: self.tensors[name].read() for name in plan.layers.body}
         embedding = weights[plan.embedding] = self.tensors[plan.embedding].read()[:size]
+        if plan.decoder is None:
+            return weights, False
         decoder = self.tensors[plan.decoder].read()[:size] if plan.decoder in self.tensors else embedding
         tied = decoder is embedding or np.array_equal(decoder, embedding)
         if not tied:
@@ -120,7 +124,7 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
     shape = find_shape(directory)
     config = shape.encoder.settings("config.json")
     try:
-        plan = layout_of_config(config)
+        plan = layout_of_config(config, shape.head)
     except FieldError as error:
         raise SourceError(str(error)) from error
     tokenizer = read_tokenizer(shape.encoder, config)
@@ -129,14 +133,18 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
             f"its tokenizer has {tokenizer.size} tokens, its weights are for {plan.vocabulary_size}: "
             "they are of different models; use the files that belong together"
         )
-    tensors = _checked(open_weights(shape.encoder), plan, bool(config.get("tie_word_embeddings", True)))
+    stored = open_weights(shape.encoder)
+    if shape.own_weight:
+        stored |= _own_weight(shape.encoder, shape.own_weight, plan)
+    tensors = _checked(stored, plan, bool(config.get("tie_word_embeddings", True)))
     shape = replace(
         shape,
         kind=shape.kind + _wrapped(tensors, plan),
         activation=choices.activation or shape.activation,
         pooling=choices.pooling or shape.pooling,
     )
-    usual = min(shape.max_length or min(tokenizer.max_length or USUAL_LENGTH, USUAL_LENGTH), plan.positions)
+    said = tokenizer.max_length or USUAL_LENGTH
+    usual = min(shape.max_length or (said if shape.trusts_tokenizer else min(said, USUAL_LENGTH)), plan.positions)
     lengths = [choices.max_length_document or usual, choices.max_length_query or usual]
     if max(lengths) > plan.positions:
         raise SourceError(
@@ -157,6 +165,13 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
     )
 
 
+def _own_weight(directory: Directory, name: str, plan: Layout) -> dict[str, Tensor]:
+    """The head in the file `name`, whose tensors are called weight and bias there."""
+    path = directory.file(name)
+    assert path is not None
+    return {f"{plan.layers.own_weight}.{tensor.name}": tensor for tensor in read_file(path)}
+
+
 def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str, Tensor]:
     """`stored` by the names of transformers; what has no part in the logits is left out."""
     named = {_modern(name): tensor for name, tensor in stored.items()}
@@ -173,14 +188,16 @@ def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str
             f"its weights lack {len(missing)} of {plan.architecture}, such as {missing[0]}: they are of another "
             "architecture than config.json says, or of an encoder without a language model head: no sparse encoder"
         )
-    if not tied and plan.decoder not in named:
+    if plan.decoder and not tied and plan.decoder not in named:
         raise SourceError(
             f"its weights lack the decoder {plan.decoder}, and config.json says that it is not the input matrix "
             "(tie_word_embeddings): use a complete checkpoint"
         )
     if plan.biases and not any(name in named for name in plan.biases):
         raise SourceError(f"its weights lack {plan.biases[0]}: use a complete checkpoint")
-    expected |= {plan.decoder: (vocabulary, size)} | dict.fromkeys(plan.biases, (vocabulary,))
+    if plan.decoder:
+        expected[plan.decoder] = (vocabulary, size)
+    expected |= dict.fromkeys(plan.biases, (vocabulary,))
     unknown = sorted(name for name in named.keys() - expected.keys() if not _UNUSED.search(name))
     if unknown:
         raise SourceError(

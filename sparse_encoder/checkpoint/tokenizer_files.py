@@ -11,6 +11,7 @@ import tokenizers
 
 from sparse_encoder.artifact import TOKENIZER
 from sparse_encoder.checkpoint.directory import Directory, SourceError
+from sparse_encoder.tokenizer import tokens_by_id
 
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -30,7 +31,7 @@ class SourceTokenizer:
     backend: tokenizers.Tokenizer  #: pads with `pad_id`
     size: int  #: ids are 0 to size-1
     pad_id: int
-    special_ids: tuple[int, ...]  #: ascending
+    special_ids: tuple[int, ...]  #: ascending; also those that no token has
     max_length: int | None  #: tokens
 
     def to_json(self) -> str:
@@ -48,17 +49,24 @@ def read_tokenizer(directory: Directory, config: Mapping[str, Any]) -> SourceTok
     """
     settings = {**directory.settings(SPECIAL), **directory.settings(CONFIG)}
     backend = _backend(directory, settings)
-    size = backend.get_vocab_size()
-    if any(backend.id_to_token(token_id) is None for token_id in range(size)):
+    try:
+        tokens = tokens_by_id(backend)
+    except ValueError as error:
+        raise SourceError(f"{directory.root}: {error}") from error
+    if settings.get("truncation_side", "right") != "right":
         raise SourceError(
-            f"the {size} tokens of {TOKENIZER} do not have the ids 0 to {size - 1}: repair its vocabulary"
+            f"its tokenizer cuts off the beginning of a long text (truncation_side {settings['truncation_side']!r}), "
+            "this service the end, so their vectors would differ: set truncation_side to right in "
+            f"{CONFIG} if you want it so"
         )
+    size = len(tokens)
     special = {token_id for token_id, token in backend.get_added_tokens_decoder().items() if token.special}
     named_tokens = (backend.token_to_id(token) for token in _named_tokens(settings))
     special |= {token_id for token_id in named_tokens if token_id is not None}
     if not special:
         named_ids = [config.get(name) for name in _NAMED_IDS]
         special = {token_id for token_id in named_ids if type(token_id) is int and 0 <= token_id < size}
+    special |= {token_id for token_id, token in enumerate(tokens) if token is None}
     pad_id = _pad_id(backend, settings, config, size)
     backend.no_truncation()
     backend.enable_padding(pad_id=pad_id, pad_token=backend.id_to_token(pad_id))
@@ -90,7 +98,7 @@ def _from_vocabulary(directory: Directory) -> tokenizers.Tokenizer:
     except ImportError as error:
         raise SourceError(
             f"{directory.root} has no {TOKENIZER}, and making one from its vocabulary takes transformers: "
-            "install the extra train and convert it with `python -m sparse_encoder convert`"
+            "install the extra convert (pip install -e '.[convert]')"
         ) from error
     for name in ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "config.json"):
         directory.file(name)  # so that they count among what was read

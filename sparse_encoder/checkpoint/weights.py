@@ -1,97 +1,77 @@
-"""Weights in safetensors files, whatever their number and float type: checked first, then read one by one as f32."""
+"""The weights of a checkpoint, whatever the number and form of its files: checked first, then read as f32."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from sparse_encoder.artifact import SAFE_NAME
 from sparse_encoder.checkpoint.directory import Directory, SourceError
+from sparse_encoder.checkpoint.tensors import CONVERT, Tensor
+from sparse_encoder.checkpoint.torch_file import is_torch_file, read_torch_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPES: Mapping[str, type[np.generic]] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-#: For a machine with torch; `weights_only` keeps torch from running what a pickle may hold.
-CONVERT = (
-    'python -c "import torch; from safetensors.torch import save_file; '
-    "w = torch.load('pytorch_model.bin', map_location='cpu', weights_only=True); "
-    "save_file({k: v.clone().contiguous() for k, v in w.items()}, 'model.safetensors', {'format': 'pt'})\""
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A tensor of a file, not read yet."""
-
-    path: Path
-    name: str  #: in the file
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int  #: of its first byte in the file
-
-    def read(self) -> NDArray[np.float32]:
-        """:raises SourceError: if it is of another kind than a float, or holds NaN or infinity."""
-        if self.dtype not in DTYPES:
-            raise SourceError(
-                f"{self.name} of {self.path.name} is {self.dtype}, expected one of {', '.join(DTYPES)}: "
-                "save the checkpoint in float32 or bfloat16"
-            )
-        count = int(np.prod(self.shape, dtype=np.int64))
-        stored: NDArray[Any] = np.fromfile(self.path, DTYPES[self.dtype], count, offset=self.offset)
-        if self.dtype == "BF16":  # the upper half of an f32
-            stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        values = stored.astype(np.float32, copy=False).reshape(self.shape)
-        if not np.isfinite(values).all():
-            raise SourceError(
-                f"{self.name} of {self.path.name} holds NaN or infinity: its training diverged; use another"
-            )
-        return values
 
 
 def open_weights(directory: Directory) -> dict[str, Tensor]:
     """Every tensor of the checkpoint by its name; only headers are read.
 
-    :raises SourceError: if there are no safetensors, or a file is damaged or not what its header says.
+    :raises SourceError: if there are none, or a file is damaged or not what its header says.
     """
     tensors: dict[str, Tensor] = {}
     for name in _file_names(directory):
         path = directory.file(name)
         if path is None:
-            raise SourceError(f"{directory.root} lacks {name}, which its {INDEX} names: download all of it again")
-        for tensor in _read_header(path):
+            raise SourceError(f"{directory.root} lacks {name}, which its index names: download all of it again")
+        for tensor in read_file(path):
             if tensor.name in tensors:
                 raise SourceError(f"{tensor.name} is in two files of {directory.root}: download the checkpoint again")
             tensors[tensor.name] = tensor
     return tensors
 
 
+def read_file(path: Path) -> list[Tensor]:
+    """Every tensor of one file.
+
+    :raises SourceError: if it is damaged, or holds other things.
+    """
+    if path.suffix in PICKLES and is_torch_file(path):
+        return read_torch_file(path)
+    return _read_header(path)
+
+
 def _file_names(directory: Directory) -> list[str]:
-    if directory.file(SINGLE):
-        return [SINGLE]
-    index = directory.settings(INDEX)
-    if not index:
-        pickles = [name for name in directory.names() if name.endswith(PICKLES)]
-        if pickles:
-            raise SourceError(
-                f"{directory.root} has its weights in {pickles[0]} only, a pickle, which can run any code when it is "
-                f"read: it is not opened. Convert it where you trust it, with torch, in its directory: {CONVERT}"
-            )
-        raise SourceError(f"{directory.root} has no {SINGLE}: give the directory of a checkpoint with its weights")
-    shards = index.get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise SourceError(f"{directory.root / INDEX} has no weight_map: download it again")
-    names = sorted(set(shards.values()))
-    for name in names:
-        if not SAFE_NAME.fullmatch(name) or not name.endswith(".safetensors"):
-            raise SourceError(f"{directory.root / INDEX} names {name!r}, no plain safetensors file: do not trust it")
-    return names
+    """safetensors, where there are any: what is there besides is the same in an older form."""
+    for single, index, ending in ((SINGLE, INDEX, ".safetensors"), (TORCH_SINGLE, TORCH_INDEX, ".bin")):
+        if directory.file(single):
+            return [single]
+        if document := directory.settings(index):
+            shards = document.get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                raise SourceError(f"{directory.root / index} has no weight_map: download it again")
+            names = sorted(set(shards.values()))
+            for name in names:
+                if not SAFE_NAME.fullmatch(name) or not name.endswith(ending):
+                    raise SourceError(
+                        f"{directory.root / index} names {name!r}, no plain *{ending} file: do not trust it"
+                    )
+            return names
+    names = directory.names()
+    if any(name.startswith("adapter_model.") for name in names):
+        raise SourceError(
+            f"{directory.root} holds an adapter, which changes another model and is none by itself: merge both "
+            "(PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(DIRECTORY)) and give that directory"
+        )
+    if any(name.endswith(".onnx") or name == "onnx" for name in names):
+        raise SourceError(
+            f"{directory.root} has its weights in ONNX only, a graph whose weights have lost their names: give the "
+            "checkpoint that it was exported from"
+        )
+    raise SourceError(f"{directory.root} has no {SINGLE}: give the directory of a checkpoint with its weights")
 
 
 def _read_header(path: Path) -> list[Tensor]:
@@ -107,8 +87,9 @@ def _read_header(path: Path) -> list[Tensor]:
             start = file.read(2)
         if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
             raise SourceError(
-                f"{path} is a pickle with another name, which can run any code when it is read: it is not opened. "
-                f"Name it pytorch_model.bin and convert it where you trust it, with torch, in its directory: {CONVERT}"
+                f"{path} is a pickle of another form or name than {TORCH_SINGLE} of torch 1.6 and newer, which can run "
+                f"any code when it is read: it is not opened. Name it {TORCH_SINGLE} and convert it where you trust "
+                f"it, with torch, in its directory: {CONVERT}"
             ) from error
         raise SourceError(
             f"{path} is truncated or no safetensors file ({error}; {path.stat().st_size:,} bytes): download it again"

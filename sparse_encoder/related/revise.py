@@ -175,7 +175,7 @@ def _golden(model: Model, changed: set[int], load: Callable[[], Encoder | None])
     encoder: Encoder | None = None
     for golden in model.artifact.golden():
         length = manifest.max_length_query if golden.input_type == "query" else manifest.max_length_document
-        (text,) = model.tokenizer.encode_batch([golden.text], length)
+        (text,) = model.tokenizer.encode_batch([manifest.prompted(golden.text, golden.input_type)], length)
         if changed.isdisjoint(model.tables.words(text.ids).tolist()):
             yield golden
         elif encoder := encoder or load():

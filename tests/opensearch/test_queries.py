@@ -86,11 +86,11 @@ def test_seismic(
     live.index("ko-sparse-b", [DOCUMENTS[0], {"text": "ㆍㆍ"}, DOCUMENTS[1]])  # a text without a vector is no error
     assert ["text_sparse" in document for document in live.documents("ko-sparse-b")] == [True, False, True]
     live.index("ko-sparse-a", DOCUMENTS)
-    vectors = service.encode(SENTENCES, sparse_embedding_format="token_id")
+    vectors = service.encode(SENTENCES, sparse_embedding_format="sparse_vector")
     assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], vectors)
     text = "손해배상 청구는 2024년에 손해와 가해자를"
     encoding = "inference_free" if queries == "tokenizer" else "model"
-    fields = {"input_type": "query", "query_encoding": encoding, "sparse_embedding_format": "token_id"}
+    fields = {"input_type": "query", "query_encoding": encoding, "sparse_embedding_format": "sparse_vector"}
     (query,) = service.encode([text], **fields)
     expected = {str(n): score for n, vector in enumerate(vectors) if (score := dot(query, vector)) > 0}
     assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=0.01)

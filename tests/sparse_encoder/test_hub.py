@@ -44,7 +44,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_artifact: Path) -> Iterat
     pickled = folder / "someone" / "pickled"
     pickled.mkdir()
     (pickled / "config.json").write_text("{}", encoding="utf-8")
-    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (pickled / "weights.pt").write_bytes(b"\x80\x04")
+    foreign.bge_m3(folder / "someone" / "bge")
     shutil.copytree(tiny_artifact, folder / "someone" / "ours")
     with hubs.running(folder) as hub:
         hub.private.add("someone/private")
@@ -82,6 +83,14 @@ def test_weights_and_texts_are_downloaded_once_and_nothing_that_could_run(hub: H
         assert located("someone/shared", environment(hub, tmp_path, **offline)).stdout == first.stdout
 
 
+def test_files_of_torch_are_downloaded_where_there_is_nothing_else(hub: Hub, tmp_path: Path) -> None:
+    found = located("someone/bge", environment(hub, tmp_path))
+    assert (found.returncode, found.stderr) == (0, "")
+    names = {file.name for file in Path(found.stdout.split()[0]).iterdir()}
+    assert {"pytorch_model.bin", "sparse_linear.pt"} < names
+    assert "colbert_linear.pt" not in names
+
+
 def test_a_private_checkpoint_takes_a_token(hub: Hub, tmp_path: Path) -> None:
     refused = located("someone/private", environment(hub, tmp_path))
     assert refused.returncode == 1
@@ -96,7 +105,7 @@ def test_a_private_checkpoint_takes_a_token(hub: Hub, tmp_path: Path) -> None:
         (
             "someone/pickled",
             {},
-            "pytorch_model.bin only, a pickle, which can run any code when it is read: it is",
+            "weights.pt only, a pickle, which can run any code when it is read: it is",
         ),
         ("someone/absent", {}, "someone/absent cannot be had from the hub (RepositoryNotFoundError"),
         ("someone/shared@v9", {}, "someone/shared cannot be had from the hub (RevisionNotFoundError"),
@@ -145,7 +154,7 @@ def test_the_service_starts_from_a_name_and_refuses_one_that_is_none(hub: Hub, t
         assert any("converting someone/shared@v1" in str(entry["message"]) for entry in server.entries())
     refused = start(*command, "--cache-dir", str(tmp_path), "--model", "someone/pickled", **names)
     assert refused.wait() != 0
-    assert any("someone/pickled has its weights in pytorch_model.bin only" in line for line in refused.log)
+    assert any("someone/pickled has its weights in weights.pt only" in line for line in refused.log)
 
 
 def test_an_artifact_of_ours_is_served_from_the_hub_as_it_is(hub: Hub, tiny_artifact: Path, tmp_path: Path) -> None:

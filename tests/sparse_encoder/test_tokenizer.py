@@ -167,9 +167,11 @@ def test_a_length_without_room_is_refused(max_length: int) -> None:
         encode("계약", max_length)
 
 
-def test_a_vocabulary_with_holes_is_refused() -> None:
-    with pytest.raises(ValueError, match="ids without a token"):
-        Tokenizer(tokenizers.Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 5}, unk_token="[UNK]")))
+def test_an_id_that_no_token_has_is_an_empty_token() -> None:
+    tokenizer = Tokenizer(tokenizers.Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 5, "가": 2}, unk_token="[UNK]")))
+    assert list(tokenizer.vocabulary) == ["[PAD]", "", "가", "", "", "[UNK]"]
+    with pytest.raises(ValueError, match="the id 4000000000, expected less than"):
+        Tokenizer(tokenizers.Tokenizer(WordPiece({"[PAD]": 0, "[UNK]": 4_000_000_000}, unk_token="[UNK]")))
 
 
 def test_a_vocabulary_without_padding_is_refused() -> None:

@@ -46,6 +46,8 @@ def build_graph(
 ) -> ov.Model:
     """Inputs `ids` i32 [B, L] and `lengths` i32 [B]; output f32 [B, len(emitted_ids)], column j for emitted_ids[j].
 
+    Where the head weighs own tokens, the output is f32 [B, L]: what the token of each position weighs.
+
     `config` is the checkpoint's `config.json`.
 
     :raises EncoderError: if the model is of a kind that this graph does not compute, or a weight is missing.
@@ -64,6 +66,13 @@ def build_graph(
                 f"a LexicalBert has log1p_relu and max, its manifest says {kind.activation}, {kind.pooling}"
             )
         vectors = _lexical_bert(build, shape, kind, emitted_ids, ids, positions, mask)
+    elif shape.own_weight:
+        if (kind.activation, kind.pooling) != ("relu", "max"):
+            raise EncoderError(
+                f"a head that weighs own tokens has relu and max, its manifest says {kind.activation}, {kind.pooling}"
+            )
+        states = bert_states(build, shape, ids, positions, mask)
+        vectors = op.squeeze(op.relu(build.linear(shape.own_weight, states)), index([2]))
     else:
         if isinstance(shape, BertShape):
             states = bert_head(build, shape, bert_states(build, shape, ids, positions, mask))
@@ -163,8 +172,10 @@ def _logits(hidden: ov.Node, decoder: Sequence[ov.Node], bias: NDArray[np.float3
 
 
 def _activate(logits: ov.Node, activation: Activation) -> ov.Node:
-    weights = op.log(op.add(op.relu(logits), scalar(1, np.float32)))
-    return weights if activation == "log1p_relu" else op.log(op.add(weights, scalar(1, np.float32)))
+    weights = op.relu(logits)
+    for _ in range(activation.count("log1p")):
+        weights = op.log(op.add(weights, scalar(1, np.float32)))
+    return weights
 
 
 def _first(build: Builder, names: Sequence[str]) -> str:

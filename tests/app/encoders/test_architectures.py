@@ -20,6 +20,7 @@ from sparse_encoder import modeling_lexical_bert
 from sparse_encoder.architectures import ARCHITECTURES, Architecture
 from sparse_encoder.artifact import Activation, Artifact, Pooling, read_manifest
 from sparse_encoder.model import SpladeModel
+from sparse_encoder.own_weights import OwnWeights
 from sparse_encoder.vector import SparseVector
 from tests import lexical
 from tests.tiny import dense
@@ -41,7 +42,7 @@ class Trained:
     def __init__(self, artifact: Artifact) -> None:
         manifest = artifact.manifest
         if (manifest.activation, manifest.pooling) != ("log1p_relu", "max"):
-            pytest.skip("training knows log1p_relu and max only")
+            pytest.skip("training knows log1p_relu and max only, and heads over the vocabulary")
         self._model = SpladeModel.from_pretrained(artifact.path, list(manifest.never_emitted_ids))
 
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
@@ -96,6 +97,8 @@ CASES = [
     Case("BertForMaskedLM", "BertConfig", pooling="sum"),
     Case("RobertaForMaskedLM", "RobertaConfig"),
     Case("XLMRobertaForMaskedLM", "XLMRobertaConfig"),
+    Case("XLMRobertaForMaskedLM", "XLMRobertaConfig", activation="relu"),
+    Case("XLMRobertaModel", "XLMRobertaConfig", activation="relu"),
     Case("CamembertForMaskedLM", "CamembertConfig"),
     Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
@@ -126,9 +129,8 @@ def saved(
     case: Case = request.param
     torch.manual_seed(5)
     home = modeling_lexical_bert if case.architecture == "LexicalBertForMaskedLM" else transformers
-    model: Any = getattr(home, case.architecture)(
-        getattr(home, case.config)(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **case.sizes})
-    ).eval()
+    kind: Any = OwnWeights if case.architecture == "XLMRobertaModel" else getattr(home, case.architecture)
+    model: Any = kind(getattr(home, case.config)(vocab_size=VOCABULARY, **{"pad_token_id": PAD, **case.sizes})).eval()
     if home is modeling_lexical_bert:
         # Every third token is silent, and some are emitted as another one.
         words = [-1 if {i, i - i % 2} & set(NEVER) else i - i % 2 for i in range(VOCABULARY)]
@@ -154,12 +156,22 @@ def saved(
 
 
 def reference(artifact: Artifact, model: Any, ids: list[int]) -> NDArray[np.float32]:
+    pooled: NDArray[np.float32]
     with torch.inference_mode():
-        logits = model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).logits[0]
-    weights = torch.log1p(torch.relu(logits))
+        answer = model(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)))
+    if isinstance(model, OwnWeights):  # the formula of BGE-M3, a position after the other
+        pooled = np.zeros(VOCABULARY, np.float32)
+        for token, weight in zip(ids, answer[0].tolist(), strict=True):
+            pooled[token] = max(pooled[token], weight)
+        pooled[list(artifact.manifest.never_emitted_ids)] = 0
+        return pooled
+    logits = answer.logits[0]
+    weights = torch.relu(logits)
+    if artifact.manifest.activation != "relu":
+        weights = torch.log1p(weights)
     if artifact.manifest.activation == "log1p_log1p_relu":
         weights = torch.log1p(weights)
-    pooled: NDArray[np.float32] = (weights.amax(0) if artifact.manifest.pooling == "max" else weights.sum(0)).numpy()
+    pooled = (weights.amax(0) if artifact.manifest.pooling == "max" else weights.sum(0)).numpy()
     pooled[list(artifact.manifest.never_emitted_ids)] = 0
     return pooled
 
@@ -174,7 +186,8 @@ def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any
     texts += [[2, *[11, 14] * 40, 11, 3], [2, 12, 15, 12, 21, 3], [2, 12, 12, 3]]
     for number, (text, vector) in enumerate(zip(texts, encoder.encode(TokenBatch.pad(texts, PAD)), strict=True)):
         expected = reference(artifact, model, text)
-        assert np.count_nonzero(expected) > 10 or number > 4
+        few = 0 if artifact.manifest.architecture == "XLMRobertaModel" else 10
+        assert np.count_nonzero(expected) > few or number > 4 or len(text) < 5
         np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=1e-4, atol=1e-4)
 
 

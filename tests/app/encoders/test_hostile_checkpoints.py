@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,44 @@ def pickle_only(directory: Path) -> None:
     torch.save({"harm": Harm(directory.parent / "harm")}, directory / "pytorch_model.bin")
 
 
+def old_torch_file(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    torch.save({"w": torch.ones(2)}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+
+
+def torch_file_of_columns(directory: Path) -> None:
+    (directory / WEIGHTS).unlink()
+    torch.save({"w": torch.ones(2, 3).T}, directory / "pytorch_model.bin")
+
+
+def torch_file_cut_off(directory: Path) -> None:
+    torch_file_of_columns(directory)
+    content = (directory / "pytorch_model.bin").read_bytes()
+    (directory / "pytorch_model.bin").write_bytes(content[: len(content) // 2])
+
+
+def torch_file_with_less(directory: Path) -> None:
+    """Its pickle claims four numbers more than the archive holds."""
+    (directory / WEIGHTS).unlink()
+    path = directory / "pytorch_model.bin"
+    torch.save({"w": torch.ones(4)}, directory / "whole")
+    with zipfile.ZipFile(directory / "whole") as whole, zipfile.ZipFile(path, "w") as less:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            less.writestr(entry.filename, content[:8] if "/data/" in entry.filename else content)
+    (directory / "whole").unlink()
+
+
+def pickled_head(directory: Path) -> None:
+    change_config(model_type="xlm-roberta", pad_token_id=1)(directory)
+    torch.save({"weight": Harm(directory.parent / "harm")}, directory / "sparse_linear.pt")
+
+
+def only(name: str) -> Callable[[Path], None]:
+    """The weights have another name."""
+    return lambda directory: (directory / WEIGHTS).rename(directory / name).touch()
+
+
 def no_weights(directory: Path) -> None:
     (directory / WEIGHTS).unlink()
 
@@ -209,9 +248,16 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "truncated": ("bert", truncated, r"model\.safetensors is truncated or no safetensors file .*: download it again"),
     "claims two gigabytes": ("bert", claims_two_gigabytes, r"is truncated or no safetensors file .*1,024 bytes"),
     "header of two gigabytes": ("bert", claims_a_header_of_two_gigabytes, "is truncated or no safetensors file"),
-    "pickle renamed": ("bert", pickle_renamed, "is a pickle with another name.*not opened.*convert it"),
-    "torch file renamed": ("bert", torch_file_renamed, "is a pickle with another name.*not opened.*convert it"),
-    "pickle only": ("bert", pickle_only, r"pytorch_model\.bin only, a pickle.*Convert it.*save_file"),
+    "pickle renamed": ("bert", pickle_renamed, "is a pickle of another form or name.*not opened.*convert it"),
+    "torch file renamed": ("bert", torch_file_renamed, "is a pickle of another form or name.*not opened.*convert it"),
+    "pickle only": ("bert", pickle_only, r"pytorch_model\.bin is a pickle.*asks for (posix|nt)\.mkdir.*Convert it"),
+    "old torch file": ("bert", old_torch_file, "is a pickle of another form or name.*not opened.*convert it"),
+    "torch file of columns": ("bert", torch_file_of_columns, "a tensor whose rows do not follow each other"),
+    "torch file cut off": ("bert", torch_file_cut_off, "is truncated or no safetensors|of another form|is damaged"),
+    "torch file with less": ("bert", torch_file_with_less, "has more numbers than the file holds"),
+    "head of a pickle": ("bert", pickled_head, r"sparse_linear\.pt is a pickle.*asks for (posix|nt)\.mkdir"),
+    "adapter": ("bert", only("adapter_model.safetensors"), "holds an adapter.*merge both"),
+    "ONNX only": ("bert", only("model.onnx"), "has its weights in ONNX only.*exported from"),
     "no weights": ("bert", no_weights, r"has no model\.safetensors: give"),
     "missing decoder": (
         "bert",
@@ -231,7 +277,11 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
         change_config(vocab_size=500),
         "its weights are for 500: they are of different models",
     ),
-    "ids with a gap": ("bert", change_json("tokenizer.json", ids_with_a_gap), "do not have the ids 0 to 812"),
+    "ids beyond the weights": (
+        "bert",
+        change_json("tokenizer.json", ids_with_a_gap),
+        "tokenizer has 819 tokens, its weights are for 813",
+    ),
     "no tokenizer": ("bert", write("tokenizer.json", '{"model": 1}'), r"tokenizer\.json is no readable tokenizer"),
     "no config": ("bert", remove("config.json"), r"has no config\.json, modules\.json or manifest\.json: give"),
     "config is no JSON": ("bert", write("config.json", "{"), r"config\.json is no JSON"),
@@ -266,8 +316,16 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "autoencoder": ("splade", module_type(1, "x.SparseAutoEncoder"), "modules are Transformer, SparseAutoEncoder"),
     "prompt": (
         "splade",
-        change_json("config_sentence_transformers.json", lambda c: c | {"prompts": {"query": "find: "}}),
-        "puts the prompt 'find: ' before each text",
+        change_json(
+            "config_sentence_transformers.json",
+            lambda c: c | {"prompts": {"title": "find: "}, "default_prompt_name": "title"},
+        ),
+        "puts the prompt 'find: ' .title. before texts that are neither",
+    ),
+    "cuts off the beginning": (
+        "bert",
+        change_json("tokenizer_config.json", lambda c: c | {"truncation_side": "left"}),
+        "truncation_side 'left'., this service the end",
     ),
     "no logits": (
         "splade",

@@ -26,7 +26,11 @@ from tests.tiny import dense
 
 pytestmark = pytest.mark.slow
 
-SHAPES: dict[str, Callable[[Path], Path]] = {**foreign.MASKED_LM, **foreign.SENTENCE_TRANSFORMERS}
+SHAPES: dict[str, Callable[[Path], Path]] = {
+    **foreign.MASKED_LM,
+    **foreign.SENTENCE_TRANSFORMERS,
+    "bge_m3": foreign.bge_m3,
+}
 
 
 def exact(artifact: Artifact) -> OpenVINOEncoder:
@@ -44,8 +48,11 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
     check_golden(loaded)
     if shape in foreign.SENTENCE_TRANSFORMERS:
         encoder = SparseEncoder(str(source), device="cpu")
-        theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False)
+        every = loaded.manifest.vocabulary_size  # what is kept is for the service to say
+        theirs: Any = encoder.encode_document(foreign.TEXTS, convert_to_sparse_tensor=False, max_active_dims=every)
         expected = theirs.numpy()
+    elif shape == "bge_m3":
+        expected = foreign.by_bge_m3(source, loaded.max_length("document"))
     else:
         if shape == "v1_wrapper":  # reads only with code of its own; it is this model with other names
             source = foreign.modernbert_legacy(tmp_path / "unwrapped")
@@ -96,6 +103,27 @@ async def test_a_checkpoint_of_others_is_served(tmp_path: Path) -> None:
             assert weight == pytest.approx(row[int(token_id)], abs=1e-3)  # answers have 5 digits
 
 
+async def test_what_sentence_transformers_says_of_texts_is_done(tmp_path: Path) -> None:
+    """Prompts, the number of tokens that a vector keeps, and the length of the tokenizer."""
+    source = foreign.splade_prompted(tmp_path / "source")
+    encoder = SparseEncoder(str(source), device="cpu")
+    async with serving(str(source), tmp_path / "cache") as client:
+        for side, encode in (("document", encoder.encode_document), ("query", encoder.encode_query)):
+            theirs: Any = encode([foreign.TEXTS[1]], convert_to_sparse_tensor=False)
+            body = {"texts": [foreign.TEXTS[1], " "], "input_type": side, "sparse_embedding_format": "token_id"}
+            vector, blank = (await client.post("/encode", json=body)).json()
+            assert {int(token_id): weight for token_id, weight in vector.items()} == {
+                token_id: pytest.approx(weight, abs=1e-3)
+                for token_id, weight in enumerate(theirs[0].tolist())
+                if weight
+            }
+            assert blank == {}
+            assert len(vector) == 8
+            (more,) = (await client.post("/encode", json={"texts": [foreign.TEXTS[1]], "top_k": 12})).json()
+            assert len(more) == 12
+    assert opened(foreign.splade_long(tmp_path / "long"), tmp_path / "cache").manifest.max_length_document == 600
+
+
 async def test_queries_of_an_inference_free_checkpoint_have_its_fixed_weights(tmp_path: Path) -> None:
     source = foreign.routed_from_root(tmp_path / "source")
     async with serving(str(source), tmp_path / "cache") as client:
@@ -117,15 +145,20 @@ def test_a_manifest_of_other_software_makes_no_artifact(tmp_path: Path) -> None:
             opened(source, tmp_path / "cache")
 
 
-async def test_token_ids_that_a_sparse_vector_field_cannot_hold_are_refused(tmp_path: Path) -> None:
+async def test_a_vocabulary_that_a_sparse_vector_field_cannot_hold_is_refused_for_that_alone(tmp_path: Path) -> None:
     source = foreign.large_vocabulary(tmp_path / "source")
+    expected = foreign.by_transformers(source, 64)[0]
+    body = {"texts": [foreign.TEXTS[0]], "sparse_embedding_format": "token_id", "top_k": 33_000}
     async with serving(str(source), tmp_path / "cache") as client:
-        words = await client.post("/encode", json={"texts": ["손해배상"]})
-        assert words.status_code == 200
-        assert words.json()[0]
-        ids = await client.post("/encode", json={"texts": ["손해배상"], "sparse_embedding_format": "token_id"})
-    assert ids.status_code == 422
-    assert ids.json()["error"]["param"] == "sparse_embedding_format"
+        (ids,) = (await client.post("/encode", json=body)).json()
+        (tei,) = (await client.post("/embed_sparse", json={"inputs": foreign.TEXTS[0]})).json()
+        refused = await client.post("/encode", json={**body, "sparse_embedding_format": "sparse_vector"})
+    assert max(map(int, ids)) > 32_768
+    for token_id, weight in [*ids.items(), *((value["index"], value["value"]) for value in tei)]:
+        assert weight == pytest.approx(expected[int(token_id)], abs=1e-3)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "sparse_embedding_format"
+    assert "more tokens than a sparse_vector field of OpenSearch has ids (32,768)" in refused.json()["error"]["message"]
 
 
 def test_it_is_converted_once_and_again_when_it_changes(tmp_path: Path) -> None:

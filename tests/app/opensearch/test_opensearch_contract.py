@@ -138,12 +138,13 @@ def test_each_body_of_a_connector_gets_a_bare_array_of_one_map_for_each_text(
     assert first != second
 
 
-@pytest.mark.parametrize("name", ["TOKEN_ID", "token_id"])
+@pytest.mark.parametrize("name", ["token_id", "sparse_vector"])
 def test_a_sparse_vector_field_gets_ids_that_it_can_hold(connection: Connection, name: str) -> None:
     for side in ({"input_type": "document"}, {"input_type": "query", "query_encoding": "inference_free"}):
         words = connection.post({"texts": SENTENCES, **side}).vectors(len(SENTENCES))
         ids = connection.post({"texts": SENTENCES, "sparse_embedding_format": name, **side}).vectors(len(SENTENCES))
-        assert [list(vector.values()) for vector in ids] == [list(vector.values()) for vector in words]
+        for by_id, by_word in zip(ids, words, strict=True):  # other batches round otherwise
+            assert list(by_id.values()) == pytest.approx(list(by_word.values()), abs=2e-4)
         for key in {key for vector in ids for key in vector}:
             assert str(int(key)) == key
             assert 0 <= int(key) <= MAX_TOKEN_ID

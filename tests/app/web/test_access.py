@@ -99,7 +99,7 @@ async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings:
                 assert response.json()["error"]["type"] == "unauthorized"
                 assert response.headers["www-authenticate"] == "Bearer"
         opened = {path for path in paths if path not in refused and not path.startswith("/admin/")}
-        assert opened == {"/livez", "/readyz", "/health", "/metrics"} & paths.keys()
+        assert opened == {"/", "/livez", "/readyz", "/ping", "/health", "/metrics"} & paths.keys()
         assert (await client.get("/no/such/path")).status_code == 401
         assert (await client.post("/encode", json=["가"], headers=bearer("wrong"))).status_code == 401
         assert (await client.post("/encode", json=["가"], headers=bearer("right"))).status_code == 200

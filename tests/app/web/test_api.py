@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import tracemalloc
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import msgpack
 import numpy as np
 import pytest
 from starlette.types import Message
@@ -16,6 +19,9 @@ from starlette.types import Message
 from app.main import create_app
 from app.settings import Settings
 from app.web.schemas import EXAMPLES
+from app.web.unpacking import unpacker_for, zstd
+from sparse_encoder.artifact import Artifact
+from tests.app.conftest import openvino
 from tests.app.controlled import ControlledEncoder
 from tests.tiny import SENTENCES
 
@@ -108,6 +114,129 @@ async def test_formats_in_any_case(client: httpx.AsyncClient) -> None:
         assert all(key.isdigit() for key in ids)
 
 
+async def test_other_forms_of_the_answer_hold_the_same(client: httpx.AsyncClient) -> None:
+    texts = [SENTENCES[0], " "]
+    words = await encode(client, {"texts": texts})
+    ids = await encode(client, {"texts": texts, "sparse_embedding_format": "token_id"})
+    full = (await client.post("/encode", json={"texts": texts, "sparse_embedding_format": "full"})).json()
+    assert [{entry["word"]: entry["weight"] for entry in vector} for vector in full] == words
+    assert [{str(entry["id"]): entry["weight"] for entry in vector} for vector in full] == ids
+    asked = {"texts": texts, "sparse_embedding_format": "indices", "return_tokens": True}
+    written = await client.post("/encode", json=asked)
+    packed = await client.post("/encode", json=asked, headers={"Accept": "application/msgpack"})
+    assert (written.headers["content-type"], packed.headers["content-type"]) == (
+        "application/json",
+        "application/msgpack",
+    )
+    assert len(packed.content) < len(written.content)
+    for vector, small, by_id, by_word in zip(written.json(), msgpack.unpackb(packed.content), ids, words, strict=True):
+        assert dict(zip(map(str, vector["indices"]), vector["values"], strict=True)) == by_id
+        assert vector["tokens"] == list(by_word)
+        assert {**small, "values": pytest.approx(vector["values"], abs=2e-4)} == vector
+    default = await client.post("/encode", json=texts, headers={"Accept": "application/msgpack"})
+    assert [list(vector) for vector in msgpack.unpackb(default.content)] == [["indices", "values"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "accept", "param"),
+    [
+        ({"return_tokens": True}, "*/*", "return_tokens"),
+        ({"sparse_embedding_format": "word"}, "application/msgpack", "sparse_embedding_format"),
+    ],
+)
+async def test_forms_that_do_not_go_together_are_refused(
+    client: httpx.AsyncClient, fields: dict[str, object], accept: str, param: str
+) -> None:
+    response = await client.post("/encode", json={"texts": ["가"], **fields}, headers={"Accept": accept})
+    assert (response.status_code, response.json()["error"]["param"]) == (422, param)
+
+
+async def test_a_text_that_cannot_be_encoded_costs_itself_alone(settings: Settings) -> None:
+    encoders: list[ControlledEncoder] = []
+
+    def build(artifact: Artifact) -> ControlledEncoder:
+        encoders.append(ControlledEncoder(openvino(artifact)))
+        return encoders[0]
+
+    app = create_app(settings.model_copy(update={"max_characters_per_text": 2000}), build)
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            tokens = (await client.post("/tokenize", json={"inputs": "손해배상 청구"})).json()[0]
+            encoders[0].poison = [token["id"] for token in tokens]
+            good, long = SENTENCES[0], " ".join(SENTENCES)  # more than 64 tokens
+            (expected,) = await encode(client, [good])
+            body = {"texts": [good, None, long, "손해배상 청구", 7, "가" * 2001, " "], "truncate": "error"}
+            for on_error in ("null", None):
+                response = await client.post("/encode", content=json.dumps({**body, "on_error": on_error}))
+                vectors = response.json()
+                assert_close(vectors[0], expected)
+                assert vectors[1:] == [*[None] * 5, {}]
+                assert response.headers["x-text-errors"] == "5"
+            windows = await client.post("/encode", json={"texts": [good, long, None], "on_error": "null"})
+            assert [bool(vector) for vector in windows.json()] == [True, True, False]
+            query = {"texts": [good, None], "input_type": "query", "query_encoding": "inference_free"}
+            first, second = await encode(client, {**query, "on_error": "null"})
+            assert [bool(first), second] == [True, None]
+            assert (await refused(client, 422, body))["message"] == "texts: expected strings only, item 1 is null"
+
+
+async def test_packed_bodies_are_unpacked(client: httpx.AsyncClient) -> None:
+    body = json.dumps([SENTENCES[0]]).encode()
+    (expected,) = await encode(client, [SENTENCES[0]])
+    packed = [
+        ("gzip", gzip.compress(body)),
+        ("GZIP", gzip.compress(body[:30]) + gzip.compress(body[30:])),
+        ("zstd", zstd.compress(body)),
+        ("zstd", zstd.compress(body[:30]) + zstd.compress(body[30:])),
+        ("identity", body),
+    ]
+    for name, content in packed:
+        response = await client.post("/encode", content=content, headers={"Content-Encoding": name})
+        assert_close(response.json()[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "message"),
+    [
+        ("gzip", gzip.compress(b'["\xea\xb0\x80"]')[:-4], 400, "the body ends before"),
+        ("zstd", zstd.compress(b'["a"]')[:-3], 400, "the body ends before"),
+        ("gzip", b'["a"]', 400, "is not gzip, as its Content-Encoding says"),
+        ("zstd", b'["a"]', 400, "is not zstd, as its Content-Encoding says"),
+        ("br", b'["a"]', 415, "Content-Encoding is 'br'"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b'["a"]')), 415, "Content-Encoding is 'gzip, gzip'"),
+        ("gzip", gzip.compress(bytes(100_000_000), 1), 413, "more than 1000000 bytes"),
+        ("zstd", zstd.compress(bytes(100_000_000)), 413, "more than 1000000 bytes"),
+    ],
+)
+async def test_packed_bodies_that_are_wrong_or_too_much_are_refused(
+    client: httpx.AsyncClient, name: str, content: bytes, status: int, message: str
+) -> None:
+    response = await client.post("/encode", content=content, headers={"Content-Encoding": name})
+    assert response.status_code == status
+    assert message in response.json()["error"]["message"]
+    assert response.headers.get("accept-encoding") == ("gzip, zstd" if status == 415 else None)
+
+
+def test_no_more_is_unpacked_than_was_asked_for() -> None:
+    for name, packed in (("gzip", gzip.compress(bytes(100_000_000), 1)), ("zstd", zstd.compress(bytes(100_000_000)))):
+        unpacker = unpacker_for(name)
+        assert unpacker is not None
+        tracemalloc.start()
+        assert len(unpacker.unpack(packed, 1000)) == 1000
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2_000_000
+
+
+async def test_what_machines_and_people_ask_first(client: httpx.AsyncClient, encoder: ControlledEncoder) -> None:
+    assert (await client.get("/")).json().keys() == {"service", "version", "docs"}
+    assert (await client.get("/ping")).status_code == (await client.head("/ping")).status_code == 200
+    encoder.fails = True
+    assert (await client.post("/encode", json=["가"])).status_code == 500
+    assert (await client.get("/ping")).status_code == 503
+
+
 async def test_queries_and_documents_differ_in_what_is_kept(client: httpx.AsyncClient) -> None:
     long = " ".join(SENTENCES)  # cut at 32 tokens as a query, at 64 as a document
     (document,) = await encode(client, {"texts": [long]})
@@ -121,6 +250,33 @@ async def test_queries_and_documents_differ_in_what_is_kept(client: httpx.AsyncC
         ("input_type", "Query", query),
     ]:
         assert await encode(client, {"texts": [long], name: value}) == [same]
+
+
+async def test_a_client_that_knows_documents_only_can_ask_for_queries(client: httpx.AsyncClient) -> None:
+    long = " ".join(SENTENCES)  # cut at 32 tokens as a query, at 64 as a document
+    by_body = {kind: await encode(client, {"texts": [long], "input_type": kind}) for kind in ("document", "query")}
+    headers = {"X-Input-Type": "Query"}
+    for path, sent in (("/query/encode", {}), ("/encode?input_type=query", {}), ("/encode", headers)):
+        assert (await client.post(path, json=[long], headers=sent)).json() == by_body["query"]
+    assert (await client.post("/document/encode?input_type=passage", json=[long])).json() == by_body["document"]
+    (tei,) = (await client.post("/query/embed_sparse", json={"inputs": long})).json()
+    assert sorted(v["value"] for v in tei) == pytest.approx(sorted(by_body["query"][0].values()), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "message"),
+    [
+        ("/query/encode?input_type=document", {}, "the path and ?input_type= name different input types"),
+        ("/document/encode", {"X-Input-Type": "query"}, "the path and X-Input-Type name different input types"),
+        ("/encode?input_type=both", {}, "?input_type= names the input type 'both': it is query or document"),
+    ],
+)
+async def test_input_types_that_differ_are_refused(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], message: str
+) -> None:
+    response = await client.post(path, json=["가"], headers=headers)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, "input_type")
+    assert message in response.json()["error"]["message"]
 
 
 async def test_top_k_and_min_weight_prune(client: httpx.AsyncClient) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import tokenizers
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.inference._providers import get_provider_helper
@@ -68,6 +70,45 @@ def test_prompts_tell_queries_from_documents(server: Server, hub: SparseClient) 
     (document,) = hub.embed_sparse(LONG, prompt_name="document")
     assert document == hub.embed_sparse(LONG)[0]
     assert query != document
+
+
+def test_tokens_are_those_of_the_tokenizer(server: Server, tiny_artifact: Path) -> None:
+    backend = tokenizers.Tokenizer.from_file(str(tiny_artifact / "tokenizer.json"))
+    texts = [SENTENCES[0], "", unicodedata.normalize("NFD", "손해배상 😀 abc")]
+    for special in (True, False):
+        body = {"inputs": texts, "add_special_tokens": special}
+        response = httpx.post(f"{server.url}/tokenize", json=body, timeout=None)
+        for text, tokens in zip(texts, response.json(), strict=True):
+            encoding = backend.encode(text, add_special_tokens=special)
+            assert [token["id"] for token in tokens] == encoding.ids
+            for token, vocabulary_s in zip(tokens, encoding.tokens, strict=True):
+                if token["special"]:
+                    assert (token["text"], token["start"], token["stop"]) == (vocabulary_s, None, None)
+                else:
+                    composed = unicodedata.normalize("NFC", text)
+                    assert token["text"] == composed[token["start"] : token["stop"]] != ""
+        assert int(response.headers["x-tokens"]) == sum(map(len, response.json()))
+    assert httpx.post(f"{server.url}/tokenize", json={"inputs": [1]}, timeout=None).json().keys() == {
+        "error",
+        "error_type",
+    }
+
+
+def test_an_answer_says_what_was_computed(server: Server) -> None:
+    texts = ["손해배상", SENTENCES[0]]
+    answered = httpx.post(f"{server.url}/embed_sparse", json={"inputs": texts}, timeout=None)
+    tokens = httpx.post(f"{server.url}/tokenize", json={"inputs": texts}, timeout=None)
+    assert answered.headers["x-compute-tokens"] == tokens.headers["x-tokens"]
+    assert answered.headers["x-compute-characters"] == str(sum(map(len, texts)))
+
+
+def test_a_base_address_makes_a_client_of_queries(server: Server, hub: SparseClient) -> None:
+    """For clients that send no prompt name."""
+    queries = SparseClient(f"{server.url}/query", provider="hf-inference")
+    assert queries.embed_sparse(LONG) == hub.embed_sparse(LONG, prompt_name="query")
+    assert SparseClient(f"{server.url}/document", provider="hf-inference").embed_sparse(LONG) == hub.embed_sparse(LONG)
+    with pytest.raises(HfHubHTTPError, match="the body and the path name different input types"):
+        queries.embed_sparse(LONG, prompt_name="document")
 
 
 def test_a_text_that_is_too_long_is_cut_unless_that_is_refused(hub: SparseClient) -> None:
