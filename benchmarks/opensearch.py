@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from app.opensearch.vectors import vectors_of
 from scripts.opensearch_node import VERSIONS, running_node
 from tests.app.server import running
 
@@ -155,7 +156,12 @@ class Bench:
             hits = self.cluster.request("POST", f"/{INDEX}/_search?search_pipeline=_none", body)["hits"]["hits"]
             if not hits:
                 return damaged
-            damaged += sum("\ufffd" in token for hit in hits for token in hit["_source"].get("text_sparse", {}))
+            damaged += sum(
+                "\ufffd" in token
+                for hit in hits
+                for vector in vectors_of(hit["_source"].get("text_sparse"))
+                for token in vector
+            )
             after = hits[-1]["sort"]
 
     def measure(self, way: str, encoding: str, **body: Any) -> Way:
@@ -191,7 +197,7 @@ class Bench:
 
     def ways(self, artifact: Sequence[str]) -> Iterator[Way]:
         everything = list(self.retrieval.documents.items())
-        self.set_up()
+        self.set_up("--two-phase")
         self.new_index()
         self.ingest(INDEX, everything)
         yield self.measure("rank_features, queries by the service", "model")

@@ -39,7 +39,7 @@ WARM_UP_QUERIES = 1000  #: the JVM compiles what it does often
 CPU_SECONDS = 1.1  #: after which the node measures its CPU time anew
 BULK_DOCUMENTS = 500
 CHANGE = 0.1  #: standard deviation of the logarithm of what a weight is multiplied by
-#: As `python -m app.opensearch setup` makes it.
+#: As `python -m app.opensearch setup --two-phase` makes it.
 TWO_PHASE = {"prune_ratio": 0.4, "expansion_rate": 5.0, "max_window_size": 10000}
 PIPELINE = {"request_processors": [{"neural_sparse_two_phase_processor": {"two_phase_parameter": TWO_PHASE}}]}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import getpass
 import io
+import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -15,7 +17,10 @@ from app.models.loaded import ModelError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import IndexEngine, Options, Queries, make_plan
+from app.opensearch.plan import Access, Hybrid, IndexEngine, Options, Queries, make_plan
+from app.opensearch.reindex import reindex
+from app.opensearch.resources import model_ids
+from app.opensearch.roles import roles
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -28,8 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="make what is missing; a second run changes nothing")
     checking = commands.add_parser("check", help="encode, index, find and delete a document")
     teardown = commands.add_parser("teardown", help="remove what setup made, and nothing else")
+    roles_ = commands.add_parser("roles", help="write roles for the security plugin: operator, indexer, searcher")
+    roles_.add_argument("target", type=Path, help="file to write, for its roles.yml or, role by role, its REST API")
+    roles_.add_argument("--name", default="ko-sparse", help="of the set-up (default %(default)s)")
+    roles_.add_argument("--index-pattern", nargs="+", default=[], help="of its indices (default NAME-*)")
     export = commands.add_parser("export-tokenizer", help="write the SPARSE_TOKENIZE model of the query side")
-    for command in (setup, checking, teardown):
+    ids = commands.add_parser("ids", help="print the ids of the models, for queries that must name theirs")
+    moving = commands.add_parser("reindex", help="copy an index into one of this set-up, and move an alias to it")
+    for command in (setup, checking, ids, moving, teardown):
         command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
         command.add_argument("--user", help="name for basic authentication; the password is asked for")
         command.add_argument("--password-file", type=Path, metavar="FILE", help="holds the password of --user")
@@ -56,6 +67,45 @@ def _parser() -> argparse.ArgumentParser:
         "--engine", choices=get_args(IndexEngine), default="rank_features", help="seismic: approximate, 3.3 and newer"
     )
     setup.add_argument("--chunks", action="store_true", help="cut long texts, one vector a chunk (nested field)")
+    setup.add_argument("--html", action="store_true", help="the fields hold HTML, whose markup is not to be encoded")
+    setup.add_argument(
+        "--two-phase",
+        action="store_true",
+        help="quicker neural_sparse queries by a rescore, with which sort, search_after, collapse, scroll and "
+        "_delete_by_query fail or go wrong",
+    )
+    setup.add_argument(
+        "--hybrid",
+        choices=get_args(Hybrid),
+        default="mean",
+        help="how the parts of a hybrid query become one score: the mean of their normalised scores (default), or "
+        "reciprocal ranks (2.19 and newer)",
+    )
+    setup.add_argument(
+        "--hybrid-weights",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="W",
+        help="of the parts, in their order; 1.0 in sum",
+    )
+    setup.add_argument(
+        "--priority", type=int, metavar="N", help="of the index template (default 200 and the length of its pattern)"
+    )
+    setup.add_argument(
+        "--access",
+        choices=get_args(Access),
+        default="public",
+        help="who may use the models where the cluster controls it: whoever may predict (default), only this user, or "
+        "those with one of --backend-roles",
+    )
+    setup.add_argument("--backend-roles", nargs="+", default=[], metavar="ROLE")
+    setup.add_argument("--overwrite", action="store_true", help="replace pipelines that somebody edited by hand")
+    moving.add_argument("source", help="index to copy")
+    moving.add_argument("target", help="index that the template of the set-up is for; made if it is not there")
+    moving.add_argument("--alias", help="moved from the source to the target in the end")
+    moving.add_argument("--page", type=int, default=256, help="documents in a bulk (default %(default)s)")
+    ids.add_argument("--json", action="store_true", help="as a JSON object")
     setup.add_argument("--batch-size", type=int, default=32, help="documents in a request (default %(default)s)")
     setup.add_argument(
         "--model-version", help="version or alias that the service shall use; without it, its own choice"
@@ -119,19 +169,43 @@ def _setup(options: argparse.Namespace) -> None:
         queries=options.queries,
         engine=options.engine,
         chunks=options.chunks,
+        html=options.html,
+        two_phase=options.two_phase,
+        hybrid=options.hybrid,
+        hybrid_weights=tuple(options.hybrid_weights),
+        priority=options.priority,
+        access=options.access,
+        backend_roles=tuple(options.backend_roles),
         batch_size=options.batch_size,
         model_version=options.model_version,
         api_key=_secret("--api-key-file", options.api_key_file),
     )
     service = _service(options)
-    encoder = service.describe()
+    encoder = service.describe(options.model_version)
     if service.info() is None:
         _say(f"{options.encoder} cannot be reached from here; perhaps the nodes can, which check will tell")
     tokenizer = _tokenizer(options.artifact, service) if options.queries == "tokenizer" else None
     with _connect(options) as cluster:
         plan = make_plan(wanted, cluster.facts(), encoder, tokenizer)
-        if not Runner(cluster, options.name, _say, dry_run=options.dry_run).set_up(plan):
+        runner = Runner(cluster, options.name, _say, dry_run=options.dry_run)
+        changed = runner.set_up(plan, overwrite=options.overwrite)
+        if options.two_phase:
+            _say(
+                "two-phase search is on: sort, search_after, collapse, scroll and _delete_by_query fail or go wrong "
+                "with it"
+            )
+        for side, id_ in model_ids(cluster, options.name).items():
+            _say(f"{side} are encoded by the model {id_}")
+        if not changed:
             _say("nothing had to be changed")
+
+
+def _ids(options: argparse.Namespace) -> None:
+    with _connect(options) as cluster:
+        ids = model_ids(cluster, options.name)
+    if not ids:
+        raise OpenSearchError(f"there are no pipelines of the set-up {options.name}: run setup")
+    _say(json.dumps(ids) if options.json else "\n".join(f"{side} {id_}" for side, id_ in ids.items()))
 
 
 def _teardown(options: argparse.Namespace) -> None:
@@ -147,14 +221,27 @@ def _run(options: argparse.Namespace) -> None:
         case "check":
             with _connect(options) as cluster:
                 check(cluster, options.name, _service(options), _say)
+        case "ids":
+            _ids(options)
+        case "reindex":
+            with _connect(options) as cluster:
+                reindex(cluster, options.name, options.source, options.target, options.alias, options.page, _say)
         case "teardown":
             _teardown(options)
+        case "roles":
+            content = json.dumps(roles(options.name, options.index_pattern or [f"{options.name}-*"]), indent=2)
+            _write(options.target, lambda: options.target.write_text(content + "\n", encoding="utf-8"))
         case "export-tokenizer":
             artifact = open_artifact(options.artifact)
-            try:
-                _say(str(write_sparse_tokenizer(artifact, options.target)))
-            except OSError as error:
-                raise OpenSearchError(f"{options.target} cannot be written: {error}") from error
+            _write(options.target, lambda: write_sparse_tokenizer(artifact, options.target))
+
+
+def _write(target: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise OpenSearchError(f"{target} cannot be written: {error}") from error
+    _say(str(target))
 
 
 def _say(line: str) -> None:

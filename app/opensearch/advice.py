@@ -1,4 +1,4 @@
-"""What an error of OpenSearch means here, by a part of its message. The README holds the same table."""
+"""What an error of OpenSearch means here, by a part of its message. A test holds the README's table to this one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,72 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "a text holds ${parameters.x} and the connector lacks skip_validating_missing_parameters: run setup",
     ),
     (
-        ("has empty string value, cannot process it",),
-        "a mapped field is blank, which OpenSearch before 3.4 refuses: run setup, whose pipeline takes care of it",
+        ("has empty string value, cannot process it", "has non-string type", "is neither string nor nested type"),
+        "a field is blank or no text, and the pipeline is one of before or of your own: run setup, whose pipeline "
+        "takes care of it",
+    ),
+    (
+        ("max allowed inline script size", "cannot execute [inline] scripts", "cannot execute scripts using"),
+        "the set-up's ingest pipeline has two inline Painless scripts of 2,000 characters, which the cluster must "
+        "allow: see script.max_size_in_bytes, script.allowed_types and script.allowed_contexts",
+    ),
+    (
+        ("holds an object, which has no text", "is in an array of objects"),
+        "--field must lead to texts, and through objects only: the message names the field",
+    ),
+    (
+        ("query only works on [rank_features] fields",),
+        "the query is for a field that holds no vector of this kind, in this index or another that was searched: name "
+        "the field that ends in _sparse (its .sparse_encoding within a nested query for --chunks), and only indices "
+        "of this set-up",
+    ),
+    (
+        ("query_text and model_id cannot be null",),
+        "the search does not go through the set-up's search pipeline, which names the model: name it in the query, "
+        '"model_id" as python -m app.opensearch ids prints it',
+    ),
+    (
+        (
+            "Cannot use [sort] option in conjunction with [rescore]",
+            "cannot use `collapse` in conjunction with `rescore`",
+        ),
+        "two-phase search is a rescore, which OpenSearch does not do with sort, search_after, collapse or scroll: run "
+        "setup without --two-phase, or add ?search_pipeline=_none and name the model in such a query",
+    ),
+    (
+        ("Limit of total fields", "expected a START_OBJECT but got", "tried to parse field"),
+        "a vector came to a field that is not mapped as one, so each token became a field, or to one of another kind: "
+        "the index is not of this set-up, or of an older one; check names what it lacks",
+    ),
+    (
+        ("tokens produced by calling _analyze",),
+        "a text_chunking processor of your own met a longer text: raise index.analyze.max_token_count of the index, "
+        "or take the pipeline of setup --chunks, which knows no such limit",
+    ),
+    (
+        ("that have the same priority",),
+        "another index template with the same priority is for the same names: give another --priority or "
+        "--index-pattern",
+    ),
+    (
+        ("models are still using this connector",),
+        "a model that others made stands on a connector of this set-up: delete that model, or give it a connector of "
+        "its own",
+    ),
+    (
+        ("[rank_features] fields do not support", "Queries on [rank_features] fields"),
+        "a field of vectors can be searched by neural_sparse only, neither exists nor term nor sorting: ask for its "
+        "text field instead",
+    ),
+    (
+        ("an HTML page, not OpenSearch's JSON", "<html"),
+        "a proxy or load balancer answered in place of OpenSearch or of the service: look at its log, its limits of "
+        "size and time, and the address",
+    ),
+    (
+        ("cluster:admin/opensearch/ml/predict",),
+        "whoever indexes or searches needs the cluster permission cluster:admin/opensearch/ml/predict, besides those "
+        "on the index: python -m app.opensearch roles writes the roles",
     ),
     (
         ("contains invalid dot usage", "Field name cannot be null or empty"),
@@ -44,6 +108,11 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("unavailable",),
         "the service stops or is too slow: see its /readyz and /metrics; smaller bulks, or more instances of it",
+    ),
+    (
+        ("PKIX path", "unable to find valid certification path", "SSLHandshakeException"),
+        "the nodes do not trust the certificate of the service: import its authority into the trust store of the JDK "
+        "of every node (keytool -importcert -cacerts), and restart them",
     ),
     (
         ("Error communicating with remote model", "Acquire operation took longer", "Connection refused"),
@@ -69,7 +138,8 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("no permissions for",),
-        "the user lacks the permission that the message names; all_access has all",
+        "the user lacks the permission that the message names: python -m app.opensearch roles writes roles that have "
+        "it",
     ),
     (
         ("Unauthorized",),
@@ -82,3 +152,9 @@ def advice_for(reason: str) -> str | None:
     """What to do about `reason`, an error message of OpenSearch; None if nothing is known."""
     lower = reason.lower()
     return next((advice for parts, advice in ADVICE if any(part.lower() in lower for part in parts)), None)
+
+
+def explained(reason: str) -> str:
+    """`reason` with the advice about it, if there is any."""
+    advice = advice_for(reason)
+    return reason + (f"\n  -> {advice}" if advice else "")

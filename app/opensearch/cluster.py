@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 
-from app.opensearch.advice import advice_for
+from app.opensearch.advice import explained
 from app.opensearch.facts import Facts, OpenSearchError, parse_version
 
+LONGEST_REASON = 600  #: characters; some quote a whole script
 Body = Mapping[str, Any] | bytes | None
 
 
@@ -20,8 +21,7 @@ class RequestFailed(OpenSearchError):
     """The cluster answered with an error."""
 
     def __init__(self, method: str, path: str, status: int, reason: str) -> None:
-        advice = advice_for(reason)
-        super().__init__(f"{method} {path}: {status} {reason}" + (f"\n  -> {advice}" if advice else ""))
+        super().__init__(f"{method} {path}: {status} {explained(reason)}")
         self.status = status
         self.reason = reason
 
@@ -119,17 +119,26 @@ def _reason(answer: httpx.Response) -> str:
     try:
         error = answer.json()["error"]
     except (ValueError, KeyError, TypeError):
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            return f"an HTML page, not OpenSearch's JSON: {answer.text[:200]!r}"
         return answer.text[:500]
     return error if isinstance(error, str) else error_text(error)
 
 
 def error_text(error: Mapping[str, Any]) -> str:
-    """An error object of OpenSearch as one line: `type: reason`, then its causes that say something new."""
+    """An error object of OpenSearch as one line: `type: reason`, then its causes that say something new.
+
+    What several shards say is a cause as well: without it, "all shards failed" says nothing.
+    """
     parts: list[str] = []
-    cause: Any = error
-    while isinstance(cause, Mapping):
-        reason = str(cause.get("reason"))
-        if not any(reason in part for part in parts):
+    causes: list[Any] = [error]
+    while causes:
+        cause = causes.pop(0)
+        if not isinstance(cause, Mapping):
+            continue
+        reason = str(cause.get("reason") or "")[:LONGEST_REASON]
+        if reason and not any(reason in part for part in parts):
             parts.append(f"{cause.get('type')}: {reason}")
-        cause = cause.get("caused_by")
+        failed = [shard.get("reason") for shard in cause.get("failed_shards") or () if isinstance(shard, Mapping)]
+        causes += [cause.get("caused_by"), *failed, *(cause.get("root_cause") or ())]
     return "; caused by ".join(parts)

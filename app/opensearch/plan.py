@@ -8,25 +8,34 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from app.opensearch.facts import Facts, OpenSearchError, Version
+from app.opensearch.ingest import ingest_pipeline
 
 Queries = Literal["service", "asymmetric", "tokenizer"]
 IndexEngine = Literal["rank_features", "seismic"]
+Hybrid = Literal["mean", "rrf"]
+Access = Literal["public", "private", "restricted"]
 Kind = Literal["model group", "connector", "model", "ingest pipeline", "search pipeline", "index template"]
 
 TRUSTED = "plugins.ml_commons.trusted_connector_endpoints_regex"
 PRIVATE = "plugins.ml_commons.connector.private_ip_enabled"
 LOCAL_FILE = "plugins.ml_commons.allow_registering_model_via_local_file"
 ML_NODES_ONLY = "plugins.ml_commons.only_run_on_ml_node"
+META = "sparse_encoder"  #: key in the `_meta` of a mapping: {"set_up": name, "model_version": of the vectors}
+#: Whether access to models (and connectors) is controlled -> whose setting says so.
+ACCESS_CONTROL: Mapping[Kind, str] = {
+    "model group": "plugins.ml_commons.model_access_control_enabled",
+    "connector": "plugins.ml_commons.connector_access_control_enabled",
+}
 NEEDED_PLUGINS = ("opensearch-ml", "opensearch-neural-search")
 
 OLDEST: Version = (2, 16, 0)  # batch_size of the processor; before 2.12 Hangul is destroyed on its way
+RRF: Version = (2, 19, 0)
 SPARSE_VECTOR: Version = (3, 3, 0)
-BLANK_FIELDS: Version = (3, 4, 0)
 ASYMMETRIC: Version = (3, 6, 0)  # 3.5 has it too, but refuses other models with a model_config
 
 
@@ -44,8 +53,15 @@ class Options:
     queries: Queries = "service"
     engine: IndexEngine = "rank_features"
     chunks: bool = False
+    html: bool = False  #: markup in the fields is no text
+    two_phase: bool = False
+    hybrid: Hybrid = "mean"  #: how the parts of a hybrid query become one score
+    hybrid_weights: tuple[float, ...] = ()  #: of the parts, in their order; without them, alike
     batch_size: int = 32  #: documents in one request of the ingest pipeline
+    priority: int | None = None  #: of the index template; without it, the more the narrower its pattern is
     model_version: str | None = None  #: version or alias that the connectors ask for
+    access: Access = "public"  #: who may use models and connectors where the cluster controls it
+    backend_roles: tuple[str, ...] = ()  #: of those who may, if that is restricted
     api_key: str | None = field(default=None, repr=False)  #: of the service
 
     def __post_init__(self) -> None:
@@ -53,10 +69,37 @@ class Options:
             raise OpenSearchError(f"--name {self.name!r} must be small letters, digits, _ and - (at most 64)")
         if urlsplit(self.encoder).scheme not in ("http", "https") or not urlsplit(self.encoder).hostname:
             raise OpenSearchError(f"--encoder {self.encoder!r} is no http(s) address, such as http://10.0.0.5:8080")
-        if not self.fields or any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in self.fields):
-            raise OpenSearchError(f"--field {' '.join(self.fields)!r}: letters, digits and _ only, no dots")
+        _check_fields(self.fields)
         if self.batch_size < 1:
             raise OpenSearchError(f"--batch-size {self.batch_size} must be at least 1")
+        if self.two_phase and self.engine == "seismic":
+            raise OpenSearchError("--engine seismic has phases of its own: leave out --two-phase")
+        if (self.access == "restricted") != bool(self.backend_roles):
+            raise OpenSearchError("--access restricted needs --backend-roles, and these need it")
+        weights = self.hybrid_weights
+        if weights and self.hybrid == "rrf":
+            raise OpenSearchError("--hybrid rrf goes by ranks, not by scores: leave out --hybrid-weights")
+        if weights and (min(weights) < 0 or abs(sum(weights) - 1) > 0.001):
+            raise OpenSearchError(
+                f"--hybrid-weights {' '.join(map(str, weights))}: one for each part of the hybrid queries, 1.0 in sum"
+            )
+
+    @property
+    def pattern(self) -> str:
+        return self.index_pattern or f"{self.name}-*"
+
+
+def _check_fields(fields: tuple[str, ...]) -> None:
+    """:raises OpenSearchError: if these cannot be fields of an index, or cannot be so together."""
+    for name in fields:
+        if not all(part.strip() for part in name.split(".")) or name.startswith("_") or "*" in name:
+            raise OpenSearchError(f"--field {name!r} is no name of a field: no empty part, no * and no _ at its start")
+        if rest := [other for other in fields if other.startswith(f"{name}.")]:
+            raise OpenSearchError(f"--field {name} {rest[0]}: a field cannot be a text and hold others")
+        if name in {f"{other}_{made}" for other in fields for made in ("sparse", "chunks")}:
+            raise OpenSearchError(f"--field {name!r} is what is made of another field: leave it out")
+    if not fields or len(set(fields)) < len(fields):
+        raise OpenSearchError("--field names no field, or one twice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +110,8 @@ class ServiceFacts:
     max_texts_per_request: int = 1024
     request_timeout_seconds: float = 60.0
     max_length_document: int = 512  #: tokens
+    max_characters_per_text: int = 1_000_000
+    model_version: str | None = None  #: that the connectors will get; None if it could not be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +139,15 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    settings: list[Setting] = field(default_factory=list)
-    resources: list[Resource] = field(default_factory=list)
+    options: Options
+    settings: list[Setting]
+    resources: list[Resource]  #: in an order in which they can be made
+    fields: Mapping[str, Mapping[str, Any]]  #: mapping of each field, by its whole name
+    model_version: str | None  #: that encodes, as far as is known
+
+    def resource(self, kind: Kind) -> Resource:
+        """The first of its kind."""
+        return next(resource for resource in self.resources if resource.kind == kind)
 
 
 def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: bytes | None = None) -> Plan:
@@ -104,23 +156,38 @@ def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: 
     :raises OpenSearchError: if the cluster cannot do it.
     """
     _check_cluster(options, facts)
-    group = Resource("model group", options.name, {"name": options.name})
-    connectors = _connectors(options, encoder)
+    group = Resource("model group", options.name, {"name": options.name, **_access("model group", options, facts)})
+    connectors = [
+        replace(connector, body={**connector.body, **_access("connector", options, facts)})
+        for connector in _connectors(options, encoder)
+    ]
     models = [_remote_model(options, group, connector) for connector in connectors]
     if options.queries == "tokenizer":
         assert tokenizer
         models.append(_tokenizer_model(options, group, tokenizer))
     documents, queries = models[0], models[-1]
+    fields = _field_mappings(options, facts)
+    pipeline = ingest_pipeline(
+        options.fields,
+        documents.reference,
+        batch_size=options.batch_size,
+        most_characters=encoder.max_characters_per_text,
+        html=options.html,
+        tokens_of_a_chunk=encoder.max_length_document if options.chunks else None,
+    )
     return Plan(
+        options,
         _settings(options, facts, encoder),
         [
             group,
             *connectors,
             *models,
-            Resource("ingest pipeline", options.name, _ingest_pipeline(options, facts, encoder, documents)),
+            Resource("ingest pipeline", options.name, pipeline),
             Resource("search pipeline", options.name, _search_pipeline(options, queries)),
-            Resource("index template", options.name, _index_template(options, facts)),
+            Resource("index template", options.name, _index_template(options, fields, encoder.model_version)),
         ],
+        fields,
+        encoder.model_version,
     )
 
 
@@ -139,10 +206,20 @@ def _check_cluster(options: Options, facts: Facts) -> None:
     need("neural sparse search in Korean", OLDEST)
     if options.queries == "asymmetric":
         need("--queries asymmetric", ASYMMETRIC)
+    if options.hybrid == "rrf":
+        need("--hybrid rrf", RRF)
     if options.engine == "seismic":
         need("--engine seismic", SPARSE_VECTOR)
         if options.chunks:
             raise OpenSearchError("--engine seismic searches whole documents: leave out --chunks")
+
+
+def _access(kind: Kind, options: Options, facts: Facts) -> dict[str, Any]:
+    """OpenSearch's own choice is that only the maker may use a model, nobody else could index or search."""
+    if str(facts.settings.get(ACCESS_CONTROL[kind])).lower() != "true":
+        return {}  # it refuses to be told
+    roles = {"backend_roles": list(options.backend_roles)} if options.backend_roles else {}
+    return {"access_mode": options.access, **roles}
 
 
 def _settings(options: Options, facts: Facts, encoder: ServiceFacts) -> list[Setting]:
@@ -253,67 +330,57 @@ def _tokenizer_model(options: Options, group: Resource, tokenizer: bytes) -> Res
     return Resource("model", name, body, tokenizer)
 
 
-def _ingest_pipeline(options: Options, facts: Facts, encoder: ServiceFacts, documents: Resource) -> dict[str, Any]:
-    processors: list[dict[str, Any]] = []
-    if facts.version < BLANK_FIELDS:
-        processors += [
-            {"remove": {"field": name, "if": f"ctx.{name} instanceof String && ctx.{name}.trim().isEmpty()"}}
-            for name in options.fields
-        ]
-    if options.chunks:
-        # Counted in eojeol, and cut between them; one takes 2 to 3 tokens of the model.
-        algorithm = {"token_limit": encoder.max_length_document * 2 // 5, "overlap_rate": 0.1, "tokenizer": "standard"}
-        chunked = {name: f"{name}_chunks" for name in options.fields}
-        processors.append({"text_chunking": {"algorithm": {"fixed_token_length": algorithm}, "field_map": chunked}})
-    sources = {name: f"{name}_chunks" if options.chunks else name for name in options.fields}
-    # Last, because a processor after it would read the dots in a vector's tokens as paths.
-    processors.append(
-        {
-            "sparse_encoding": {
-                "model_id": documents.reference,
-                "batch_size": options.batch_size,
-                "field_map": {source: f"{name}_sparse" for name, source in sources.items()},
-            }
-        }
-    )
-    if options.engine == "seismic" and not options.chunks:
-        # Lucene refuses an empty vector beside others; a text without a word of the vocabulary has none.
-        processors += [
-            {"remove": {"field": name, "if": f"ctx.{name} instanceof Map && ctx.{name}.isEmpty()"}}
-            for name in (f"{field}_sparse" for field in options.fields)
-        ]
-    return {"processors": processors}
-
-
 def _search_pipeline(options: Options, queries: Resource) -> dict[str, Any]:
     request: list[dict[str, Any]] = [{"neural_query_enricher": {"default_model_id": queries.reference}}]
-    if options.engine == "rank_features":
+    if options.two_phase:
         two_phase = {"prune_ratio": 0.4, "expansion_rate": 5.0, "max_window_size": 10000}
         request.append({"neural_sparse_two_phase_processor": {"enabled": True, "two_phase_parameter": two_phase}})
-    normalization = {
-        "normalization": {"technique": "min_max"},
-        "combination": {"technique": "arithmetic_mean"},
-    }
-    return {"request_processors": request, "phase_results_processors": [{"normalization-processor": normalization}]}
+    results: dict[str, Any]
+    if options.hybrid == "rrf":
+        results = {"score-ranker-processor": {"combination": {"technique": "rrf"}}}
+    else:
+        combination: dict[str, Any] = {"technique": "arithmetic_mean"}
+        if options.hybrid_weights:
+            combination["parameters"] = {"weights": list(options.hybrid_weights)}
+        results = {"normalization-processor": {"normalization": {"technique": "min_max"}, "combination": combination}}
+    return {"request_processors": request, "phase_results_processors": [results]}
 
 
-def _index_template(options: Options, facts: Facts) -> dict[str, Any]:
+def _field_mappings(options: Options, facts: Facts) -> dict[str, dict[str, Any]]:
     # Without nori, pairs of syllables (cjk) find more than whole eojeol (standard) do.
     analyzer = "nori" if "analysis-nori" in facts.plugins else "cjk"
     vector: dict[str, Any] = {"type": "rank_features"}
-    settings = {"index.default_pipeline": options.name, "index.search.default_pipeline": options.name}
     if options.engine == "seismic":
         vector = {"type": "sparse_vector", "method": {"name": "seismic", "parameters": {}}}
-        settings["index.sparse"] = "true"
     if options.chunks:
         vector = {"type": "nested", "properties": {"sparse_encoding": vector}}
-    properties: dict[str, Any] = {}
+    mappings: dict[str, dict[str, Any]] = {}
     for name in options.fields:
-        properties[name] = {"type": "text", "analyzer": analyzer}
-        properties[f"{name}_sparse"] = vector
+        mappings[name] = {"type": "text", "analyzer": analyzer}
+        mappings[f"{name}_sparse"] = vector
         if options.chunks:
-            properties[f"{name}_chunks"] = {"type": "text", "index": False}
+            mappings[f"{name}_chunks"] = {"type": "text", "index": False}
+    return mappings
+
+
+def index_settings(options: Options) -> dict[str, str]:
+    """Of an index of the set-up, flat names."""
+    settings = {"index.default_pipeline": options.name, "index.search.default_pipeline": options.name}
+    if options.engine == "seismic":
+        settings["index.sparse"] = "true"
+    return settings
+
+
+def _index_template(
+    options: Options, fields: Mapping[str, Mapping[str, Any]], model_version: str | None
+) -> dict[str, Any]:
+    made = {"set_up": options.name, **({"model_version": model_version} if model_version else {})}
     return {
-        "index_patterns": [options.index_pattern or f"{options.name}-*"],
-        "template": {"settings": settings, "mappings": {"properties": properties}},
+        "index_patterns": [options.pattern],
+        # A template of the whole organisation, or of a wider pattern of ours, must not win.
+        "priority": 200 + len(options.pattern) if options.priority is None else options.priority,
+        "template": {
+            "settings": index_settings(options),
+            "mappings": {"_meta": {META: made}, "properties": fields},
+        },
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.opensearch.cluster import Cluster
@@ -40,15 +40,26 @@ class Found:
     owner: str | None  #: the set-up that made it; None if something else did
     fingerprint: str | None
     state: str | None = None  #: of a model
+    edited: bool = False  #: whether somebody changed it since; only seen of pipelines
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: as OpenSearch gives it, if it does
 
     @property
     def path(self) -> str:
-        return f"{WITH_ID[self.kind][0] if self.kind in WITH_ID else NAMED[self.kind]}/{self.id}"
+        return path_of(self.kind, self.id)
+
+
+def path_of(kind: Kind, id_: str) -> str:
+    """Where the resource with that id is."""
+    return f"{WITH_ID[kind][0] if kind in WITH_ID else NAMED[kind]}/{id_}"
 
 
 def fingerprint(resource: Resource, body: Mapping[str, Any]) -> str:
     """Of what `resource` is, `body` having the ids of others in place of references."""
-    content = resource.tokenizer or json.dumps(body, sort_keys=True).encode()
+    return _fingerprint(resource.tokenizer or body)
+
+
+def _fingerprint(content: bytes | Mapping[str, Any]) -> str:
+    content = content if isinstance(content, bytes) else json.dumps(content, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:12]
 
 
@@ -67,17 +78,61 @@ def find(cluster: Cluster, kind: Kind, name: str) -> list[Found]:
         return [
             _found_model(cluster, name, hit["_id"])
             if kind == "model"
-            else _found(kind, name, hit["_id"], hit["_source"].get("description"))
+            else _found(kind, name, hit["_id"], hit["_source"])
             for hit in _search(cluster, kind, {"term": {"name.keyword": name}})
         ]
     answer = cluster.find(f"{NAMED[kind]}/{name}")
     if not answer:
         return []
     if kind == "index template":
-        description = answer["index_templates"][0]["index_template"].get("_meta", {}).get("description")
-    else:
-        description = answer[name].get("description")
-    return [_found(kind, name, name, description)]
+        template = answer["index_templates"][0]["index_template"]
+        return [replace(_found(kind, name, name, template.get("_meta", {})), body=template)]
+    found = _found(kind, name, name, answer[name])
+    content = {key: value for key, value in answer[name].items() if key != "description"}
+    return [replace(found, edited=found.owner is not None and _fingerprint(content) != found.fingerprint)]
+
+
+def models_of_others(cluster: Cluster, found: Sequence[Found]) -> list[str]:
+    """Names of models that stand on connectors of `found` and are not among them."""
+    connectors = [one.id for one in found if one.kind == "connector"]
+    ours = {one.id for one in found if one.kind == "model"}
+    hits = _search(cluster, "model", {"terms": {"connector_id.keyword": connectors}}) if connectors else []
+    return sorted(f"{hit['_source']['name']} ({hit['_id']})" for hit in hits if hit["_id"] not in ours)
+
+
+def model_ids(cluster: Cluster, owner: str) -> dict[str, str]:
+    """`documents`: the id of the model that encodes them, `queries`: of the one for queries; empty if there is none.
+
+    As the pipelines name them, so that they are those in use.
+    """
+    found = {kind: find(cluster, kind, owner) for kind in ("ingest pipeline", "search pipeline")}
+    ids = {}
+    for kind, side, key in (
+        ("ingest pipeline", "documents", "model_id"),
+        ("search pipeline", "queries", "default_model_id"),
+    ):
+        text = json.dumps(found[kind][0].body) if found[kind] and found[kind][0].owner == owner else ""
+        if named := re.search(rf'"{key}": "([^"]+)"', text):
+            ids[side] = named[1]
+    return ids
+
+
+def asked_version(found: Sequence[Found]) -> str | None:
+    """The version or alias that the connectors among `found` ask for; None if they leave it to the service."""
+    for one in found:
+        if one.kind == "connector" and (version := re.search(r'"version": "([^"]+)"', _action(one)["request_body"])):
+            return version[1]
+    return None
+
+
+def asked_url(found: Sequence[Found]) -> str | None:
+    """Where the connectors among `found` send texts to; None if there are none."""
+    return next((str(_action(one)["url"]) for one in found if one.kind == "connector"), None)
+
+
+def _action(connector: Found) -> Mapping[str, Any]:
+    action: Mapping[str, Any] = connector.body["actions"][0]
+    return action
 
 
 def _search(cluster: Cluster, kind: Kind, query: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -86,19 +141,19 @@ def _search(cluster: Cluster, kind: Kind, query: Mapping[str, Any]) -> list[dict
     return hits
 
 
-def _found(kind: Kind, name: str, id_: str, description: str | None) -> Found:
-    mark = MARK_PATTERN.fullmatch(description or "")
-    return Found(kind, name, id_, mark and mark[1], mark and mark[2])
+def _found(kind: Kind, name: str, id_: str, body: Mapping[str, Any]) -> Found:
+    mark = MARK_PATTERN.fullmatch(body.get("description") or "")
+    return Found(kind, name, id_, mark and mark[1], mark and mark[2], body=body)
 
 
 def _found_model(cluster: Cluster, name: str, id_: str) -> Found:
     """Asked for by its id, because a search does not see the latest state."""
     model = cluster.request("GET", f"{ML}/models/{id_}")
-    found = _found("model", name, id_, model.get("description"))
+    found = _found("model", name, id_, model)
     if found.owner is None and "model_content_hash_value" in model:
         # OpenSearch forgets the description of an uploaded model. Its group and its content tell whose and what it is.
         groups = _search(cluster, "model group", {"ids": {"values": [model["model_group_id"]]}})
-        owner = _found("model group", name, id_, groups[0]["_source"].get("description")).owner if groups else None
+        owner = _found("model group", name, id_, groups[0]["_source"]).owner if groups else None
         found = replace(found, owner=owner, fingerprint=model["model_content_hash_value"][:12])
     return replace(found, state=model["model_state"])
 

@@ -10,8 +10,21 @@ from typing import Any, TypeVar
 
 from app.opensearch.cluster import Body, Cluster, RequestFailed
 from app.opensearch.facts import OpenSearchError
+from app.opensearch.indices import find_indices
 from app.opensearch.plan import Plan, Resource
-from app.opensearch.resources import ML, NAMED, WITH_ID, Found, find, find_all, fingerprint, marked
+from app.opensearch.preflight import Preflight, preflight
+from app.opensearch.resources import (
+    ML,
+    NAMED,
+    WITH_ID,
+    Found,
+    find,
+    find_all,
+    fingerprint,
+    marked,
+    models_of_others,
+    path_of,
+)
 from app.opensearch.settings_record import to_apply, to_restore
 
 CHUNK_BYTES = 10_000_000  # what OpenSearch's own client takes for one
@@ -38,35 +51,45 @@ class Runner:
         self._say = say
         self._dry_run = dry_run
         self._timeout_seconds = timeout_seconds
+        self._undo: list[tuple[str, Callable[[], object]]] = []  # of what was done since the beginning
 
-    def set_up(self, plan: Plan) -> bool:
-        """True if anything had to be done.
+    def set_up(self, plan: Plan, *, overwrite: bool = False) -> bool:
+        """True if anything had to be done; `overwrite`: pipelines that somebody edited are replaced, too.
+
+        If a step fails, what the steps before it did is undone.
 
         :raises OpenSearchError: if something stands in the way, or does not work.
         """
-        changed = self._apply_settings(plan)
-        ids: dict[str, str] = {}
-        for resource in plan.resources:
-            body = _resolve(resource.body, ids)
-            ids[resource.reference], made = self._ensure(resource, body)
-            changed |= made
-        for stale in find_all(self._cluster, self._owner):
-            if stale.id not in ids.values():
-                self._delete(stale)
-                changed = True
-        return changed
+        ahead = preflight(self._cluster, plan, overwrite=overwrite)
+        for warning in ahead.warnings:
+            self._say(f"warning: {warning}")
+        try:
+            changed, ids = self._carry_out(plan, ahead)
+        except BaseException as error:
+            left = self._undo_all()
+            if not isinstance(error, OpenSearchError):
+                raise
+            rest = f"; this could not be undone: {'; '.join(left)}" if left else ""
+            raise OpenSearchError(f"{error}\nWhat was done before was undone{rest}") from error
+        self._undo.clear()
+        return self._remove_stale(ids) or changed
 
     def tear_down(self) -> bool:
         """Removes what `set_up` made and puts the cluster settings back; False if there was nothing.
 
-        :raises OpenSearchError: if an index still uses it.
+        :raises OpenSearchError: if an index or a model of others still uses it.
         """
         found = find_all(self._cluster, self._owner)
-        if users := self._indices():
+        if users := [i.name for i in find_indices(self._cluster, self._owner) if i.uses(self._owner)]:
             raise OpenSearchError(
                 f"{', '.join(users)} still use the pipelines of {self._owner}, so nothing was removed: delete these "
                 'indices, or put their settings {"index.default_pipeline": "_none", "index.search.default_pipeline": '
                 '"_none"} first'
+            )
+        if models := models_of_others(self._cluster, found):
+            raise OpenSearchError(
+                f"the model {', '.join(models)} uses a connector of {self._owner}, so nothing was removed: delete that "
+                "model first, or give it a connector of its own"
             )
         for one in found:
             self._delete(one)
@@ -76,8 +99,53 @@ class Runner:
             self._done(f"restored cluster settings: {', '.join(sorted(restored))}")
         return bool(found) or restored is not None
 
+    def _carry_out(self, plan: Plan, ahead: Preflight) -> tuple[bool, dict[str, str]]:
+        """Whether anything had to be done, and the id of each resource by its reference."""
+        changed = self._apply_settings(plan)
+        ids: dict[str, str] = {}
+        for resource in plan.resources:
+            if resource.kind == "ingest pipeline":  # it writes into the fields, so they come first
+                changed |= self._extend_indices(ahead)
+            body = _resolve(resource.body, ids)
+            ids[resource.reference], made = self._ensure(resource, body)
+            changed |= made
+        return changed, ids
+
+    def _extend_indices(self, ahead: Preflight) -> bool:
+        changed = False
+        for index, impact in ahead.impacts:
+            if impact.fields:
+                self._write("PUT", f"/{index.name}/_mapping", {"properties": impact.fields})
+                self._done(f"added to {index.name}: {', '.join(impact.fields)}")
+                changed = True
+        return changed
+
+    def _remove_stale(self, ids: Mapping[str, str]) -> bool:
+        """What earlier runs made and is needed no more; what others use stays, and is said."""
+        changed = False
+        for stale in find_all(self._cluster, self._owner):
+            if stale.id in ids.values():
+                continue
+            if stale.kind == "connector" and (models := models_of_others(self._cluster, [stale])):
+                self._say(f"kept connector {stale.name} ({stale.id}), which the model {', '.join(models)} uses")
+                continue
+            changed |= self._delete(stale)
+        return changed
+
+    def _undo_all(self) -> list[str]:
+        """Undoes what was done, the last first; what could not be undone."""
+        left = []
+        for what, undo in reversed(self._undo):
+            try:
+                undo()
+            except OpenSearchError as error:
+                left.append(f"{what} ({error})")
+        self._undo.clear()
+        return left
+
     def _apply_settings(self, plan: Plan) -> bool:
-        body = to_apply(plan.settings, self._owner, self._cluster.facts())
+        facts = self._cluster.facts()
+        body = to_apply(plan.settings, self._owner, facts)
         if body is None:
             self._say("unchanged cluster settings")
             return False
@@ -85,30 +153,32 @@ class Runner:
             value = f"+= {setting.value[-1]}" if isinstance(setting.value, list) else f"= {json.dumps(setting.value)}"
             self._say(f"cluster setting {setting.key} {value}: {setting.why}")
         self._write("PUT", "/_cluster/settings", {"persistent": body})
+        before = {"persistent": {key: facts.persistent.get(key) for key in body}}
+        self._undoing("cluster settings", lambda: self._cluster.request("PUT", "/_cluster/settings", before))
         return True
 
     def _ensure(self, resource: Resource, body: Mapping[str, Any]) -> tuple[str, bool]:
         """The id of what is there in the end, and whether something was done for it."""
         print_ = fingerprint(resource, body)
         found = find(self._cluster, resource.kind, resource.name)
-        if same := next((f for f in found if f.owner == self._owner and f.fingerprint == print_), None):
+        if same := next((f for f in found if f.fingerprint == print_ and not f.edited), None):
             deployed = resource.kind != "model" or same.state == "DEPLOYED"
             if not deployed:
                 self._deploy(same.id)
             self._say(f"{'unchanged' if deployed else 'deployed'} {resource.kind} {resource.name}")
             return same.id, not deployed
-        if foreign := [f for f in found if f.owner != self._owner]:
-            raise OpenSearchError(
-                f"there is a {resource.kind} {resource.name} (id {foreign[0].id}) that was not made by this set-up, so "
-                "it was left alone: choose another --name"
-            )
         id_ = self._create(resource, marked(resource.kind, body, self._owner, print_))
         self._done(f"{'replaced' if found else 'created'} {resource.kind} {resource.name}")
         return id_, True
 
     def _create(self, resource: Resource, body: Mapping[str, Any]) -> str:
         if resource.kind in NAMED:
-            self._write("PUT", f"{NAMED[resource.kind]}/{resource.name}", body)
+            path = path_of(resource.kind, resource.name)
+            before = next((f.body for f in find(self._cluster, resource.kind, resource.name)), None)
+            self._write("PUT", path, body)
+            request = self._cluster.request
+            what = f"{resource.kind} {resource.name}"
+            self._undoing(what, lambda: request("PUT", path, before) if before else request("DELETE", path))
             return resource.name
         if resource.tokenizer:
             return self._upload(resource, body, resource.tokenizer)
@@ -124,6 +194,7 @@ class Runner:
 
         answer = self._wait(f"the key that encrypts a {resource.kind}", unless_no_key_yet)
         id_ = str(answer.get(id_name, resource.reference))
+        self._undo_creation(resource, id_)
         if resource.kind == "model":
             self._wait_until_deployed(id_)
         return id_
@@ -137,6 +208,7 @@ class Runner:
             "model_content_hash_value": hashlib.sha256(content).hexdigest(),
         }
         id_ = str(self._write("POST", f"{ML}/models/_register_meta", meta).get("model_id", resource.reference))
+        self._undo_creation(resource, id_)
         for number, chunk in enumerate(chunks):
             self._write("POST", f"{ML}/models/{id_}/upload_chunk/{number}", chunk)
         self._deploy(id_)
@@ -159,7 +231,7 @@ class Runner:
         if not self._dry_run:
             self._wait(f"the deployment of model {model_id}", deployed)
 
-    def _delete(self, found: Found) -> None:
+    def _delete(self, found: Found) -> bool:
         if found.kind == "model":
             self._write("POST", f"{found.path}/_undeploy")
 
@@ -172,13 +244,24 @@ class Runner:
                     return None
                 raise
 
-        self._wait(f"the end of what uses {found.kind} {found.name}", unless_in_use)
+        try:
+            self._wait(f"the end of what uses {found.kind} {found.name}", unless_in_use)
+        except RequestFailed as error:
+            if found.kind != "connector" or error.status != 409:
+                raise
+            # OpenSearch looks for its models by the words of its id, and finds those of connectors with similar ids.
+            self._say(f"kept connector {found.name} ({found.id}), which does no harm: {error.reason}")
+            return False
         self._done(f"removed {found.kind} {found.name}")
+        return True
 
-    def _indices(self) -> list[str]:
-        """Those whose default pipelines are ours."""
-        settings = self._cluster.request("GET", "/_all/_settings/index.*default_pipeline?flat_settings=true")
-        return sorted(name for name, index in settings.items() if self._owner in index["settings"].values())
+    def _undo_creation(self, resource: Resource, id_: str) -> None:
+        made = Found(resource.kind, resource.name, id_, self._owner, None)
+        self._undoing(f"{resource.kind} {resource.name}", lambda: self._delete(made))
+
+    def _undoing(self, what: str, undo: Callable[[], object]) -> None:
+        if not self._dry_run:
+            self._undo.append((what, undo))
 
     def _write(self, method: str, path: str, body: Body = None) -> Any:
         if not self._dry_run:

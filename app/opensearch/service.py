@@ -36,13 +36,26 @@ class EncoderService:
         try:
             document: Mapping[str, Any] = answer.json()
             _ = document["model"]["version"], document["model"]["max_length_document"]
-            _ = document["limits"]["max_texts_per_request"], document["limits"]["request_timeout_seconds"]
+            _ = [
+                document["limits"][name]
+                for name in ("max_texts_per_request", "request_timeout_seconds", "max_characters_per_text")
+            ]
         except (ValueError, KeyError, TypeError) as error:
             raise self._stranger("/info", answer) from error
         return document
 
     def encode(self, texts: Sequence[str], **fields: object) -> list[dict[str, float]]:
         """:raises OpenSearchError: if the service refuses, does not answer, or is none."""
+        answer = self._post(texts, **fields)
+        try:
+            vectors: list[dict[str, float]] = answer.json()
+            if not isinstance(vectors, list) or len(vectors) != len(texts):
+                raise ValueError("no vector for each text")
+        except ValueError as error:
+            raise self._stranger("/encode", answer) from error
+        return vectors
+
+    def _post(self, texts: Sequence[str], **fields: object) -> httpx.Response:
         try:
             answer = httpx.post(
                 f"{self.url}/encode",
@@ -54,21 +67,32 @@ class EncoderService:
             raise OpenSearchError(f"{self.url} does not answer ({error!r}): does the service run there?") from error
         if not answer.is_success:
             raise OpenSearchError(f"{self.url}/encode answers {answer.status_code}: {answer.text}")
-        try:
-            vectors: list[dict[str, float]] = answer.json()
-            if not isinstance(vectors, list) or len(vectors) != len(texts):
-                raise ValueError("no vector for each text")
-        except ValueError as error:
-            raise self._stranger("/encode", answer) from error
-        return vectors
+        return answer
 
     def _stranger(self, path: str, answer: httpx.Response) -> OpenSearchError:
         return OpenSearchError(
             f"{self.url}{path} answers {answer.status_code}, but not as the service does: is --encoder right?"
         )
 
-    def describe(self) -> ServiceFacts:
-        """What a plan needs to know; of a service that cannot be reached from here, its defaults."""
+    def version_of(self, name: str | None) -> str | None:
+        """The version that encodes for a connector that asks for `name`, a version or an alias, or for none.
+
+        None if the address cannot be reached from here.
+
+        :raises OpenSearchError: if the service has no such version.
+        """
+        info = self.info()
+        if info is None:
+            return None
+        if name is None:
+            return str(info["model"]["version"])
+        return str(self._post(["버전"], version=name).headers["X-Model-Version"])
+
+    def describe(self, model_version: str | None = None) -> ServiceFacts:
+        """What a plan needs to know; of a service that cannot be reached from here, its defaults.
+
+        `model_version`: version or alias that the connectors will ask for.
+        """
         info = self.info()
         private = is_private(urlsplit(self.url).hostname or "")
         if info is None:
@@ -78,6 +102,8 @@ class EncoderService:
             max_texts_per_request=info["limits"]["max_texts_per_request"],
             request_timeout_seconds=info["limits"]["request_timeout_seconds"],
             max_length_document=info["model"]["max_length_document"],
+            max_characters_per_text=info["limits"]["max_characters_per_text"],
+            model_version=self.version_of(model_version),
         )
 
 

@@ -84,3 +84,4 @@ def empty(indices: None, run: Run) -> None:
     """Nothing is set up."""
     run("teardown")
     run("teardown", "--name", "second")
+    run("teardown", "--name", "second-2")

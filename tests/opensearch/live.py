@@ -14,6 +14,7 @@ import pytest
 
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from app.opensearch.vectors import Vector, at, vectors_of
 from tests.app.server import Server, running
 from tests.tiny import SENTENCES
 
@@ -53,6 +54,10 @@ class Live:
         """Every document, by number."""
         hits = self.cluster.request("POST", f"/{index}/_search?search_pipeline=_none", {"size": 1000})["hits"]["hits"]
         return [hit["_source"] for hit in sorted(hits, key=lambda hit: int(hit["_id"]))]
+
+    def vectors(self, index: str, field: str = "text") -> list[Vector]:
+        """That of each document, by number; `{}` of one that has none."""
+        return [next(iter(vectors_of(at(document, f"{field}_sparse"))), {}) for document in self.documents(index)]
 
     def search(self, index: str, query: Mapping[str, Any], **body: object) -> dict[str, float]:
         """Score by document number, best first."""

@@ -43,7 +43,15 @@ def body(made: Plan, kind: str) -> Any:
         ((2, 19, 1), {"engine": "seismic"}, "--engine seismic needs OpenSearch 3.3.0 or newer"),
         ((3, 5, 0), {"queries": "asymmetric"}, "--queries asymmetric needs OpenSearch 3.6.0 or newer"),
         ((3, 6, 0), {"engine": "seismic", "chunks": True}, "leave out --chunks"),
-        ((3, 6, 0), {"fields": ("a.b",)}, "letters, digits and _ only"),
+        ((3, 6, 0), {"fields": ("a..b",)}, "--field 'a..b' is no name of a field"),
+        ((3, 6, 0), {"fields": ("_id",)}, "--field '_id' is no name of a field"),
+        ((3, 6, 0), {"fields": ("meta", "meta.title")}, "a field cannot be a text and hold others"),
+        ((3, 6, 0), {"fields": ("text", "text_sparse")}, "is what is made of another field"),
+        ((3, 6, 0), {"fields": ("text", "text")}, "names no field, or one twice"),
+        ((3, 6, 0), {"engine": "seismic", "two_phase": True}, "leave out --two-phase"),
+        ((2, 18, 0), {"hybrid": "rrf"}, "--hybrid rrf needs OpenSearch 2.19.0 or newer"),
+        ((3, 6, 0), {"hybrid": "rrf", "hybrid_weights": (0.5, 0.5)}, "leave out --hybrid-weights"),
+        ((3, 6, 0), {"hybrid_weights": (0.5, 0.6)}, "1.0 in sum"),
         ((3, 6, 0), {"name": "Ko Sparse"}, "--name 'Ko Sparse' must be small letters"),
         ((3, 6, 0), {"batch_size": 0}, "--batch-size 0 must be at least 1"),
     ],
@@ -101,12 +109,27 @@ def test_an_api_key_is_a_credential_of_each_connector_and_nowhere_else() -> None
     assert "s3cret" not in repr(Options(encoder="http://a", api_key="s3cret"))
 
 
-def test_encoding_is_the_last_step_and_blank_fields_are_taken_out_where_they_are_an_error() -> None:
-    old = body(plan((2, 19, 1), fields=("title", "text"), chunks=True), "ingest pipeline")["processors"]
-    assert [next(iter(processor)) for processor in old] == ["remove", "remove", "text_chunking", "sparse_encoding"]
-    assert old[-1]["sparse_encoding"]["field_map"] == {"title_chunks": "title_sparse", "text_chunks": "text_sparse"}
-    new = body(plan(), "ingest pipeline")["processors"]
-    assert [next(iter(processor)) for processor in new] == ["sparse_encoding"]
+def test_processors_work_on_fields_of_their_own_whatever_those_of_the_documents_are_called() -> None:
+    made = plan((2, 19, 1), fields=("제목", "meta.doc-title"), chunks=True, html=True)
+    processors = body(made, "ingest pipeline")["processors"]
+    kinds = [next(iter(processor)) for processor in processors]
+    assert kinds == ["script", "html_strip", "html_strip", "script", "sparse_encoding", "script"]
+    assert processors[4]["sparse_encoding"]["field_map"] == {
+        "sparse_encoder_chunks_0": "sparse_encoder_vector_0",
+        "sparse_encoder_chunks_1": "sparse_encoder_vector_1",
+    }
+    assert processors[0]["script"]["params"]["fields"][1]["path"] == ["meta", "doc-title"]
+    assert [next(iter(p)) for p in body(plan(), "ingest pipeline")["processors"]] == [
+        "script",
+        "sparse_encoding",
+        "script",
+    ]
+
+
+def test_a_narrower_pattern_has_the_higher_priority() -> None:
+    wide, narrow = (body(plan(name=name), "index template")["priority"] for name in ("ko-sparse", "ko-sparse-2"))
+    assert narrow > wide > 200
+    assert body(plan(priority=7), "index template")["priority"] == 7
 
 
 def test_nori_is_used_where_it_is() -> None:
@@ -123,6 +146,7 @@ def test_settings_are_put_back_by_the_last_set_up_unless_somebody_changed_them()
     assert applied
     facts = dataclasses.replace(FACTS, persistent=applied)
     assert to_apply([], "a", facts) is None
+    assert to_apply([], "first, and all is as it must be", FACTS) is None
     second = to_apply([], "b", facts)
     assert second
     facts = dataclasses.replace(FACTS, persistent={**applied, **second})

@@ -44,19 +44,33 @@ def test_a_query_scores_documents_by_the_dot_product(
         assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=2**-8)
 
 
-def test_a_hybrid_query_adds_the_normalised_scores_of_words_and_meaning(live: Live, run: Run, encoder: Setup) -> None:
-    run("setup", *encoder)
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.2, 0.8)])
+def test_a_hybrid_query_adds_the_normalised_scores_of_words_and_meaning(
+    live: Live, run: Run, encoder: Setup, weights: tuple[float, float]
+) -> None:
+    run("setup", *encoder, *(() if weights == (0.5, 0.5) else ("--hybrid-weights", *map(str, weights))))
     live.index("ko-sparse-a", DOCUMENTS)
     sides = [{"match": {"text": "손해배상 청구"}}, neural("text_sparse", "손해배상 청구")]
     expected: dict[str, float] = {}
-    for side in sides:
+    for side, weight in zip(sides, weights, strict=True):
         scores = live.search("ko-sparse-a", side)
         low, high = min(scores.values()), max(scores.values())
         for number, score in scores.items():
             share = (score - low) / (high - low) if high > low else 1.0
-            expected[number] = expected.get(number, 0) + max(share, 0.001) / 2  # the least that OpenSearch gives
+            expected[number] = expected.get(number, 0) + max(share, 0.001) * weight  # the least that OpenSearch gives
     found = live.search("ko-sparse-a", {"hybrid": {"queries": sides}})
     assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_a_hybrid_query_by_ranks(live: Live, run: Run, encoder: Setup) -> None:
+    run("setup", *encoder, "--hybrid", "rrf")
+    live.index("ko-sparse-a", DOCUMENTS)
+    sides = [{"match": {"text": "손해배상 청구"}}, neural("text_sparse", "손해배상 청구")]
+    expected: dict[str, float] = {}
+    for side in sides:
+        for rank, number in enumerate(live.search("ko-sparse-a", side), 1):
+            expected[number] = expected.get(number, 0) + 1 / (60 + rank)
+    assert live.search("ko-sparse-a", {"hybrid": {"queries": sides}}) == pytest.approx(expected, abs=1e-4)
 
 
 def test_one_model_for_both_sides(live: Live, run: Run, encoder: Setup, service: EncoderService) -> None:
@@ -66,7 +80,7 @@ def test_one_model_for_both_sides(live: Live, run: Run, encoder: Setup, service:
         return
     run("setup", *encoder, "--queries", "asymmetric")
     live.index("ko-sparse-a", DOCUMENTS)
-    assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], service.encode(SENTENCES))
+    assert_vectors(live.vectors("ko-sparse-a"), service.encode(SENTENCES))
     text = " ".join(SENTENCES[:6])  # longer than a query of the tiny model, shorter than a document
     (query,) = service.encode([text], input_type="query")
     expected = {str(n): score for n, v in enumerate(service.encode(SENTENCES)) if (score := dot(query, v)) > 0}
@@ -84,10 +98,10 @@ def test_seismic(
         return
     run("setup", *options)
     live.index("ko-sparse-b", [DOCUMENTS[0], {"text": "ㆍㆍ"}, DOCUMENTS[1]])  # a text without a vector is no error
-    assert ["text_sparse" in document for document in live.documents("ko-sparse-b")] == [True, False, True]
+    assert [bool(vector) for vector in live.vectors("ko-sparse-b")] == [True, False, True]
     live.index("ko-sparse-a", DOCUMENTS)
     vectors = service.encode(SENTENCES, sparse_embedding_format="sparse_vector")
-    assert_vectors([document["text_sparse"] for document in live.documents("ko-sparse-a")], vectors)
+    assert_vectors(live.vectors("ko-sparse-a"), vectors)
     text = "손해배상 청구는 2024년에 손해와 가해자를"
     encoding = "inference_free" if queries == "tokenizer" else "model"
     fields = {"input_type": "query", "query_encoding": encoding, "sparse_embedding_format": "sparse_vector"}
