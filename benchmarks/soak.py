@@ -28,6 +28,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -183,7 +184,8 @@ class Faults:
         all_of_them = os.sched_getaffinity(self._server.process.pid)
         for tasks in ({min(all_of_them)}, all_of_them):
             for thread in os.listdir(f"/proc/{self._server.process.pid}/task"):
-                os.sched_setaffinity(int(thread), tasks)
+                with suppress(ProcessLookupError):  # a thread that has ended
+                    os.sched_setaffinity(int(thread), tasks)
             await asyncio.sleep(LASTS if len(tasks) == 1 else 0)
 
     async def stands_still(self) -> None:
