@@ -212,6 +212,18 @@ def electra(target: Path) -> Path:
     return save(build(config), tokenizer, target)
 
 
+def mpnet(target: Path) -> Path:
+    tokenizer = wordpiece()
+    return save(build(configs.MPNetConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
+
+
+def gte(target: Path) -> Path:
+    tokenizer = wordpiece()
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    config = configs.GteConfig(vocab_size=_size(tokenizer), pad_token_id=0, rope_parameters=rope, **ENCODER)
+    return save(build(config), tokenizer, target)
+
+
 def modernbert(target: Path, **options: Any) -> Path:
     """Four layers, the first and the last of which see everything; the others 8 tokens."""
     tokenizer = padded_last()
@@ -521,6 +533,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         xlm_roberta,
         camembert,
         electra,
+        mpnet,
+        gte,
         modernbert,
         modernbert_biased,
         modernbert_unbiased,
