@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sparse_encoder import older
 from sparse_encoder.fields import MOST_LAYERS, FieldError, Fields
-from sparse_encoder.layers import GLOBAL, LOCAL, BertShape, Layers, ModernBertShape
+from sparse_encoder.layers import GLOBAL, LOCAL, RELATIVE_BUCKETS, BertShape, Layers, ModernBertShape
+from sparse_encoder.older import Older
+from sparse_encoder.rotations import gte_rotation, modernbert_rotations
 
 #: As `config.json` names it; the weights have the names that transformers gives them.
 Architecture = Literal[
@@ -20,7 +23,9 @@ Architecture = Literal[
     "CamembertForMaskedLM",
     "DistilBertForMaskedLM",
     "ElectraForMaskedLM",
+    "GteForMaskedLM",
     "LexicalBertForMaskedLM",
+    "MPNetForMaskedLM",
     "ModernBertForMaskedLM",
     "RobertaForMaskedLM",
     "XLMRobertaForMaskedLM",
@@ -39,6 +44,7 @@ class Layout:
     config: dict[str, Any]  #: complete: every field that computing the model needs
     layers: Layers
     has_bias: bool  #: whether there is an output bias
+    older: Older  #: what a checkpoint of others may differ in
 
     @property
     def embedding(self) -> str:
@@ -76,7 +82,12 @@ def layout_of_config(config: Mapping[str, Any], head: Head = "vocabulary") -> La
     :raises FieldError: if it is of an architecture that is not served, or a field is wrong.
     """
     kind = config.get("model_type")
-    served = {row.model_type: name for name, row in ARCHITECTURES.items() if row.head == head and not row.own_code}
+    served = {
+        kind: name
+        for name, row in ARCHITECTURES.items()
+        if row.head == head and not row.own_code
+        for kind in (row.model_type, *row.older.model_types)
+    }
     name = served.get(kind) if isinstance(kind, str) else None
     if name is None:
         raise FieldError(
@@ -87,13 +98,14 @@ def layout_of_config(config: Mapping[str, Any], head: Head = "vocabulary") -> La
 
 def layout(architecture: Architecture, fields: Fields) -> Layout:
     """:raises FieldError: if a field of the config is wrong."""
-    fields.choice("position_embedding_type", "absolute", ("absolute",))
     row = ARCHITECTURES[architecture]
+    fields.choice("position_embedding_type", row.position_type, (row.position_type,))
     config, layers = row.read(fields)
     made = Layout(
         architecture=architecture,
         config={"model_type": row.model_type, **config},
         layers=layers,
+        older=row.older,
         has_bias=row.head == "vocabulary" and fields.flag("decoder_bias", True),
     )
     for size, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
@@ -106,8 +118,8 @@ def layout(architecture: Architecture, fields: Fields) -> Layout:
     return made
 
 
-def _bert_config(fields: Fields, pad: int = 0, vocabulary: int = 30_522) -> dict[str, Any]:
-    """Of BERT and its relatives."""
+def _bert_config(fields: Fields, pad: int = 0, vocabulary: int = 30_522, types: int | None = 2) -> dict[str, Any]:
+    """Of BERT and its relatives. `types`: of tokens, where nothing is said; None where the architecture has none."""
     return {
         "vocab_size": fields.size("vocab_size", vocabulary),
         "hidden_size": fields.size("hidden_size", 768),
@@ -116,7 +128,7 @@ def _bert_config(fields: Fields, pad: int = 0, vocabulary: int = 30_522) -> dict
         "intermediate_size": fields.size("intermediate_size", 3072),
         "hidden_act": fields.activation("hidden_act"),
         "max_position_embeddings": fields.size("max_position_embeddings", 512),
-        "type_vocab_size": fields.size("type_vocab_size", 2),
+        "type_vocab_size": 0 if types is None else fields.count("type_vocab_size", types),
         "layer_norm_eps": fields.number("layer_norm_eps", 1e-12),
         "pad_token_id": fields.token("pad_token_id", pad),
         "position_embedding_type": "absolute",
@@ -183,6 +195,60 @@ def _bge_m3(fields: Fields) -> Read:
     )
 
 
+def _mpnet(fields: Fields) -> Read:
+    config = _bert_config(fields, 1, 30_527, None)
+    config["relative_attention_num_buckets"] = fields.exactly("relative_attention_num_buckets", RELATIVE_BUCKETS)
+    return config, BertShape(
+        **_bert_sizes(config),
+        first_position=2,  # whatever config.json says of the padding
+        embeddings="mpnet.embeddings",
+        layer="mpnet.encoder.layer",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        attended="attention.attn.o",
+        attended_norm="attention.LayerNorm",
+        relative_bias="mpnet.encoder.relative_attention_bias",
+        head_dense="lm_head.dense",
+        head_norm="lm_head.layer_norm",
+        head_activation="gelu",
+        decoders=("lm_head.decoder.weight", "mpnet.embeddings.word_embeddings.weight"),
+        decoder_biases=("lm_head.decoder.bias", "lm_head.bias"),
+    )
+
+
+def _gte(fields: Fields) -> Read:
+    """GTE (Zhang et al. 2024, arXiv:2407.19669): of transformers, and of the model type `new` before."""
+    fields.choice("layer_norm_type", "layer_norm", ("layer_norm",))
+    if fields.flag("logn_attention_scale", False):
+        raise FieldError("config.json has logn_attention_scale, which this software does not compute: use another")
+    config = _bert_config(fields, 1, 250_048, 1)
+    del config["position_embedding_type"]
+    config["max_position_embeddings"] = fields.size("max_position_embeddings", 8192)
+    head_size = config["hidden_size"] // config["num_attention_heads"]
+    config["rope_parameters"], rotation = gte_rotation(fields, head_size, config["max_position_embeddings"])
+    return config, BertShape(
+        **{**_bert_sizes(config), "positions": 0},
+        rotation=rotation,
+        embeddings="gte.embeddings",
+        layer="gte.layers",
+        query="self_attn.q_proj",
+        key="self_attn.k_proj",
+        value="self_attn.v_proj",
+        attended="self_attn.o_proj",
+        attended_norm="post_attention_layernorm",
+        wide="mlp.up_proj",
+        gate="mlp.gate_proj",
+        narrow="mlp.down_proj",
+        narrow_norm="post_mlp_layernorm",
+        head_dense="lm_head.dense",
+        head_norm="lm_head.layer_norm",
+        head_activation="gelu",
+        decoders=("lm_head.decoder.weight", "gte.embeddings.word_embeddings.weight"),
+        decoder_biases=("lm_head.decoder.bias",),
+    )
+
+
 def _electra(fields: Fields) -> Read:
     config = _bert_config(fields) | {
         "hidden_size": fields.size("hidden_size", 256),
@@ -244,7 +310,7 @@ def _distilbert(fields: Fields) -> Read:
 
 
 def _modernbert(fields: Fields) -> Read:
-    kinds, ropes = _attention_kinds(fields), _rotations(fields)
+    kinds, ropes = _attention_kinds(fields), modernbert_rotations(fields)
     config: dict[str, Any] = {
         "vocab_size": fields.size("vocab_size", 50_368),
         "hidden_size": fields.size("hidden_size", 768),
@@ -294,25 +360,14 @@ def _attention_kinds(fields: Fields) -> tuple[str, ...]:
     return tuple(kinds)
 
 
-def _rotations(fields: Fields) -> dict[str, float]:
-    """The base of the rotation of each kind of layer: from either form."""
-    ropes = fields.table("rope_parameters")
-    if fields.has("rope_scaling"):
-        raise FieldError("config.json has rope_scaling, which this software does not compute: use a checkpoint without")
-    bases = {}
-    for kind, legacy, default in ((GLOBAL, "global_rope_theta", 160_000.0), (LOCAL, "local_rope_theta", 10_000.0)):
-        rope = Fields(Fields(ropes).table(kind))
-        rope.choice("rope_type", "default", ("default",))
-        bases[kind] = rope.number("rope_theta", default) if rope.has("rope_theta") else fields.number(legacy, default)
-    return bases
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     model_type: str  #: in `config.json`
     read: Callable[[Fields], Read]
     own_code: bool = False  #: its class is ours, and only training makes it
     head: Head = "vocabulary"
+    position_type: str = "absolute"  #: of `position_embedding_type`, where that is said
+    older: Older = older.NONE
 
 
 ARCHITECTURES: Mapping[Architecture, Row] = {
@@ -320,7 +375,14 @@ ARCHITECTURES: Mapping[Architecture, Row] = {
     "CamembertForMaskedLM": Row("camembert", lambda fields: _roberta(fields, 30_522)),
     "DistilBertForMaskedLM": Row("distilbert", _distilbert),
     "ElectraForMaskedLM": Row("electra", _electra),
+    "GteForMaskedLM": Row(
+        "gte",
+        _gte,
+        position_type="rope",
+        older=older.GTE,
+    ),
     "LexicalBertForMaskedLM": Row("lexical_bert", _lexical_bert, own_code=True),
+    "MPNetForMaskedLM": Row("mpnet", _mpnet),
     "ModernBertForMaskedLM": Row("modernbert", _modernbert),
     "RobertaForMaskedLM": Row("roberta", _roberta),
     "XLMRobertaForMaskedLM": Row("xlm-roberta", lambda fields: _roberta(fields, 250_002)),

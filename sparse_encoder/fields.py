@@ -27,6 +27,13 @@ class Fields:
         self._require(name)
         return int(self._get(name, default, lambda value: type(value) is int and 0 < value <= most, f"1 to {most:,}"))
 
+    def count(self, name: str, default: int) -> int:
+        self._require(name)
+        return int(self._get(name, default, lambda value: type(value) is int and 0 <= value <= MOST, f"0 to {MOST:,}"))
+
+    def exactly(self, name: str, only: int) -> int:
+        return int(self._get(name, only, lambda value: value == only and type(value) is int, str(only)))
+
     def token(self, name: str, default: int) -> int:
         self._require(name)
         return int(self._get(name, default, lambda value: type(value) is int and 0 <= value <= MOST, "a token id"))

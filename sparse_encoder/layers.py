@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 WeightShapes = dict[str, tuple[int, ...]]
+RELATIVE_BUCKETS, RELATIVE_REACH = 32, 128  #: of distances, and the longest that has a bucket of its own
 GLOBAL, LOCAL = "full_attention", "sliding_attention"  #: which positions a layer of ModernBERT sees
 
 
@@ -20,6 +21,14 @@ def _linear(name: str, outputs: int, inputs: int, bias: bool = True) -> WeightSh
 def _norm(name: str, size: int, bias: bool = True) -> WeightShapes:
     shape: tuple[int, ...] = (size,)
     return {f"{name}.weight": shape} | ({f"{name}.bias": shape} if bias else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary positions: the base of their frequencies, and what each frequency is divided by, if it is."""
+
+    theta: float
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +42,7 @@ class BertShape:
     layers: int
     epsilon: float
     activation: str
-    positions: int  #: rows of the position table
+    positions: int  #: rows of the position table; 0: there is none
     first_position: int = 0  #: the row that the first token gets
     token_types: int  #: rows of the table of token types; 0 = none
     embeddings: str = "bert.embeddings"
@@ -44,8 +53,11 @@ class BertShape:
     attended: str = "attention.output.dense"
     attended_norm: str = "attention.output.LayerNorm"
     wide: str = "intermediate.dense"
+    gate: str | None = None  #: beside `wide`: what comes out of both is multiplied, and neither has a bias
     narrow: str = "output.dense"
     narrow_norm: str = "output.LayerNorm"
+    rotation: Rotation | None = None  #: of queries and keys
+    relative_bias: str | None = None  #: of attention, by the bucket of a distance; one table for all layers
     project: str | None = None  #: from the size of the embeddings to that of the layers
     head_dense: str = "cls.predictions.transform.dense"
     head_norm: str = "cls.predictions.transform.LayerNorm"
@@ -64,7 +76,11 @@ class BertShape:
     def body(self) -> WeightShapes:
         """Every weight but the input and output matrices and the output bias."""
         size, embedding, prefix = self.hidden_size, self.embedding_size, self.embeddings
-        shapes: WeightShapes = {f"{prefix}.position_embeddings.weight": (self.positions, embedding)}
+        shapes: WeightShapes = {}
+        if self.positions:
+            shapes[f"{prefix}.position_embeddings.weight"] = (self.positions, embedding)
+        if self.relative_bias:
+            shapes[f"{self.relative_bias}.weight"] = (RELATIVE_BUCKETS, self.heads)
         if self.token_types:
             shapes[f"{prefix}.token_type_embeddings.weight"] = (self.token_types, embedding)
         shapes |= _norm(f"{prefix}.LayerNorm", embedding)
@@ -75,7 +91,8 @@ class BertShape:
             for part in (self.query, self.key, self.value, self.attended):
                 shapes |= _linear(f"{layer}.{part}", size, size)
             shapes |= _norm(f"{layer}.{self.attended_norm}", size)
-            shapes |= _linear(f"{layer}.{self.wide}", self.intermediate_size, size)
+            for wide in filter(None, (self.wide, self.gate)):
+                shapes |= _linear(f"{layer}.{wide}", self.intermediate_size, size, bias=not self.gate)
             shapes |= _linear(f"{layer}.{self.narrow}", size, self.intermediate_size)
             shapes |= _norm(f"{layer}.{self.narrow_norm}", size)
         if self.own_weight:

@@ -212,6 +212,54 @@ def electra(target: Path) -> Path:
     return save(build(config), tokenizer, target)
 
 
+def mpnet(target: Path) -> Path:
+    tokenizer = wordpiece()
+    return save(build(configs.MPNetConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
+
+
+def gte(target: Path) -> Path:
+    tokenizer = wordpiece()
+    rope = {"rope_type": "default", "rope_theta": 500.0}
+    config = configs.GteConfig(vocab_size=_size(tokenizer), pad_token_id=0, rope_parameters=rope, **ENCODER)
+    return save(build(config), tokenizer, target)
+
+
+def gte_new(target: Path) -> Path:
+    """As the class had it that came with the checkpoints: its names, packed weights and config."""
+    gte(target)
+    stored = {
+        name: tensor.numpy()
+        for name, tensor in transformers.AutoModelForMaskedLM.from_pretrained(target).state_dict().items()
+    }
+    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    theta = config.pop("rope_parameters")["rope_theta"]
+    config |= {"model_type": "new", "architectures": ["NewForMaskedLM"], "rope_theta": theta, "rope_scaling": None}
+    config |= {"position_embedding_type": "rope", "layer_norm_type": "layer_norm", "pack_qkv": True}
+    (target / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = {}
+    for name, tensor in stored.items():
+        rows = [tensor]
+        if ".q_proj." in name:
+            rows = [stored[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+        if ".up_proj." in name:
+            rows.append(stored[name.replace(".up_proj.", ".gate_proj.")])
+        if not any(part in name for part in (".k_proj.", ".v_proj.", ".gate_proj.")):
+            for now, before in (
+                ("gte.", "new."),
+                (".layers.", ".encoder.layer."),
+                (".self_attn.q_proj.", ".attention.qkv_proj."),
+                (".self_attn.", ".attention."),
+                (".up_proj.", ".up_gate_proj."),
+                (".post_attention_layernorm.", ".attn_ln."),
+                (".post_mlp_layernorm.", ".mlp_ln."),
+                ("lm_head.layer_norm.", "lm_head.norm."),
+            ):
+                name = name.replace(now, before)
+            weights[name] = np.concatenate(rows)
+    save_file(weights, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
 def modernbert(target: Path, **options: Any) -> Path:
     """Four layers, the first and the last of which see everything; the others 8 tokens."""
     tokenizer = padded_last()
@@ -521,6 +569,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         xlm_roberta,
         camembert,
         electra,
+        mpnet,
+        gte,
         modernbert,
         modernbert_biased,
         modernbert_unbiased,

@@ -193,7 +193,7 @@ def _load(artifact: Artifact) -> nn.Module:
     architecture = artifact.manifest.architecture
     kind: Any = OURS.get(architecture) or getattr(transformers, architecture)
     config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
     model: Any = kind(config).eval()
     try:
         with Weights(artifact.path) as weights:

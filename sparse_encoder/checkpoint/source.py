@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -175,6 +175,9 @@ def _own_weight(directory: Directory, name: str, plan: Layout) -> dict[str, Tens
 def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str, Tensor]:
     """`stored` by the names of transformers; what has no part in the logits is left out."""
     named = {_modern(name): tensor for name, tensor in stored.items()}
+    for pattern, name in plan.older.renames:
+        named = {re.sub(pattern, name, old): tensor for old, tensor in named.items()}
+    named = dict(_unpacked(named, plan.older.packed))
     if plan.embedding not in named:
         # A class around the masked language model puts a prefix before every name.
         wrapped = [name for name in named if name.endswith(f".{plan.embedding}")]
@@ -212,6 +215,18 @@ def _checked(stored: Mapping[str, Tensor], plan: Layout, tied: bool) -> dict[str
                 "they are of different models; use the files that belong together"
             )
     return tensors
+
+
+def _unpacked(named: Mapping[str, Tensor], packed: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """`named`, with several tensors in place of one that holds the rows of all."""
+    for name, tensor in named.items():
+        part = next((part for part in packed if part in name), None)
+        if part is None:
+            yield name, tensor
+        else:
+            shares = packed[part]
+            for number, share in enumerate(shares):
+                yield name.replace(part, share), tensor.share(number, len(shares))
 
 
 def _modern(name: str) -> str:

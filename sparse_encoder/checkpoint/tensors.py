@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,20 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     offset: int  #: of its first byte in the file
+
+    def share(self, number: int, of: int) -> Tensor:
+        """Share `number` of its rows, which are dealt out in order.
+
+        :raises SourceError: if they cannot be shared out evenly.
+        """
+        if not self.shape or self.shape[0] % of or self.dtype not in DTYPES:
+            raise SourceError(
+                f"{self.name} of {self.path.name} is {self.dtype} {list(self.shape)}, expected floats in {of} parts: "
+                "use another copy of the checkpoint"
+            )
+        shape = (self.shape[0] // of, *self.shape[1:])
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[self.dtype]).itemsize
+        return replace(self, shape=shape, offset=self.offset + number * size)
 
     def read(self) -> NDArray[np.float32]:
         """:raises SourceError: if it is of another kind than a float, or holds NaN or infinity."""

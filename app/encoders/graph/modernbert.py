@@ -7,6 +7,7 @@ import openvino as ov  # type: ignore[import-untyped]
 from openvino import opset15 as op
 
 from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
+from app.encoders.graph.rotary import rotate, rotation
 from sparse_encoder.layers import GLOBAL, LOCAL, ModernBertShape
 
 
@@ -16,7 +17,8 @@ def modernbert_states(
     """What the decoder multiplies, f32 [B, L, hidden], for `ids` [B, L], `positions` 0 to L-1 and `mask` [B, L]."""
     hidden = build.embedding(shape.words, ids)
     hidden = _norm(build, shape, shape.embedding_norm, hidden)
-    rotations = {kind: _rotation(shape, kind, positions) for kind in set(shape.kinds)}
+    size = shape.hidden_size // shape.heads
+    rotations = {kind: rotation(shape.theta[kind], size, positions) for kind in set(shape.kinds)}
     masks = _attention_masks(shape, positions, mask)
     for number, kind in enumerate(shape.kinds):
         prefix = f"{shape.layer}.{number}"
@@ -31,18 +33,6 @@ def modernbert_states(
 
 def _norm(build: Builder, shape: ModernBertShape, prefix: str, inputs: ov.Node) -> ov.Node:
     return build.layer_norm(prefix, inputs, shape.epsilon, bias=shape.norm_bias)
-
-
-def _rotation(shape: ModernBertShape, kind: str, positions: ov.Node) -> tuple[ov.Node, ov.Node]:
-    """Cosines and sines of each position, [1, 1, L, head size]."""
-    size = shape.hidden_size // shape.heads
-    frequencies = 1.0 / shape.theta[kind] ** (np.arange(0, size, 2, dtype=np.float32) / size)
-    angles = op.multiply(
-        op.unsqueeze(op.convert(positions, ov.Type.f32), index(1)),
-        op.constant(np.concatenate([frequencies, frequencies])[None].astype(np.float32)),
-    )
-    angles = op.unsqueeze(angles, index([0, 1]))
-    return op.cos(angles), op.sin(angles)
 
 
 def _attention_masks(shape: ModernBertShape, positions: ov.Node, mask: ov.Node) -> dict[str, ov.Node]:
@@ -60,29 +50,16 @@ def _attention(
     shape: ModernBertShape,
     prefix: str,
     hidden: ov.Node,
-    rotation: tuple[ov.Node, ov.Node],
+    turn: tuple[ov.Node, ov.Node],
     mask: ov.Node,
 ) -> ov.Node:
     size = shape.hidden_size // shape.heads
     parts = build.linear_parts(f"{prefix}.{shape.attention_in}", hidden, 3, bias=shape.attention_bias)
     query, key, value = (split_heads(part, shape.heads, size) for part in parts)
-    context = op.scaled_dot_product_attention(_rotate(query, rotation, size), _rotate(key, rotation, size), value, mask)
+    context = op.scaled_dot_product_attention(rotate(query, turn, size), rotate(key, turn, size), value, mask)
     return build.linear(
         f"{prefix}.{shape.attention_out}", merge_heads(context, shape.heads, size), bias=shape.attention_bias
     )
-
-
-def _rotate(heads: ov.Node, rotation: tuple[ov.Node, ov.Node], size: int) -> ov.Node:
-    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of [B, heads, L, size].
-
-    Written as OpenVINO's own pattern, which it fuses into one operation.
-    """
-    cosines, sines = rotation
-    first, second = (
-        op.slice(heads, index([start]), index([start + size // 2]), index([1]), index([3])) for start in (0, size // 2)
-    )
-    turned = op.concat([op.multiply(second, scalar(-1.0, np.float32)), first], -1)
-    return op.add(op.multiply(heads, cosines), op.multiply(turned, sines))
 
 
 def _gated(build: Builder, shape: ModernBertShape, prefix: str, hidden: ov.Node) -> ov.Node:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
@@ -90,6 +91,16 @@ MODERNBERT = {
     "sep_token_id": 3,
 }
 DISTILBERT = {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": LONGEST}
+ROPE = {"rope_type": "default", "rope_theta": 20_000.0}
+#: As the conversion of the model type `new` writes it.
+SCALED_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    **{name: [8 ** (number / 8) for number in range(1, 9)] for name in ("short_factor", "long_factor")},
+    "attention_factor": 1.0,
+    "factor": 1.0,
+    "original_max_position_embeddings": LONGEST + 2,
+}
 CASES = [
     Case("BertForMaskedLM", "BertConfig"),
     Case("BertForMaskedLM", "BertConfig", BERT_SIZES | {"tie_word_embeddings": False, "hidden_act": "gelu_new"}),
@@ -103,6 +114,9 @@ CASES = [
     Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": HIDDEN}),
+    Case("MPNetForMaskedLM", "MPNetConfig"),
+    Case("GteForMaskedLM", "GteConfig", BERT_SIZES | {"rope_parameters": ROPE}),
+    Case("GteForMaskedLM", "GteConfig", BERT_SIZES | {"rope_parameters": SCALED_ROPE, "type_vocab_size": 0}),
     Case("LexicalBertForMaskedLM", "LexicalBertConfig"),
     Case("LexicalBertForMaskedLM", "LexicalBertConfig", BERT_SIZES | {"parts": 2}),
     Case("LexicalBertForMaskedLM", "LexicalBertConfig", BERT_SIZES | {"related": 6}),
@@ -144,6 +158,10 @@ def saved(
                 parameter *= 3
     directory = tmp_path_factory.mktemp("model")
     model.save_pretrained(directory)
+    if case.architecture == "GteForMaskedLM":  # which transformers saves by the names of an older form
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        del weights["lm_head.decoder.weight"]  # tied
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
     manifest = replace(
         read_manifest(tiny_artifact),
         architecture=case.architecture,

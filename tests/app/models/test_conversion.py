@@ -30,6 +30,7 @@ SHAPES: dict[str, Callable[[Path], Path]] = {
     **foreign.MASKED_LM,
     **foreign.SENTENCE_TRANSFORMERS,
     "bge_m3": foreign.bge_m3,
+    "gte_new": foreign.gte_new,
 }
 
 
@@ -56,6 +57,8 @@ def test_every_shape_gives_the_vectors_of_its_own_software(shape: str, tmp_path:
     else:
         if shape == "v1_wrapper":  # reads only with code of its own; it is this model with other names
             source = foreign.modernbert_legacy(tmp_path / "unwrapped")
+        if shape == "gte_new":
+            source = foreign.gte(tmp_path / "now")
         expected = foreign.by_transformers(source, loaded.max_length("document"))
     expected[:, list(loaded.manifest.never_emitted_ids)] = 0
     for text, row in zip(foreign.TEXTS, expected[:, : loaded.manifest.vocabulary_size], strict=True):
