@@ -17,10 +17,9 @@ from app.models.loaded import ModelError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import Access, Hybrid, IndexEngine, Options, Queries, make_plan
+from app.opensearch.plan import Hybrid, IndexEngine, Options, Queries, make_plan
 from app.opensearch.reindex import reindex
 from app.opensearch.resources import model_ids
-from app.opensearch.roles import roles
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -33,10 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="make what is missing; a second run changes nothing")
     checking = commands.add_parser("check", help="encode, index, find and delete a document")
     teardown = commands.add_parser("teardown", help="remove what setup made, and nothing else")
-    roles_ = commands.add_parser("roles", help="write roles for the security plugin: operator, indexer, searcher")
-    roles_.add_argument("target", type=Path, help="file to write, for its roles.yml or, role by role, its REST API")
-    roles_.add_argument("--name", default="ko-sparse", help="of the set-up (default %(default)s)")
-    roles_.add_argument("--index-pattern", nargs="+", default=[], help="of its indices (default NAME-*)")
     export = commands.add_parser("export-tokenizer", help="write the SPARSE_TOKENIZE model of the query side")
     ids = commands.add_parser("ids", help="print the ids of the models, for queries that must name theirs")
     moving = commands.add_parser("reindex", help="copy an index into one of this set-up, and move an alias to it")
@@ -92,14 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument(
         "--priority", type=int, metavar="N", help="of the index template (default 200 and the length of its pattern)"
     )
-    setup.add_argument(
-        "--access",
-        choices=get_args(Access),
-        default="public",
-        help="who may use the models where the cluster controls it: whoever may predict (default), only this user, or "
-        "those with one of --backend-roles",
-    )
-    setup.add_argument("--backend-roles", nargs="+", default=[], metavar="ROLE")
     setup.add_argument("--overwrite", action="store_true", help="replace pipelines that somebody edited by hand")
     moving.add_argument("source", help="index to copy")
     moving.add_argument("target", help="index that the template of the set-up is for; made if it is not there")
@@ -174,8 +161,6 @@ def _setup(options: argparse.Namespace) -> None:
         hybrid=options.hybrid,
         hybrid_weights=tuple(options.hybrid_weights),
         priority=options.priority,
-        access=options.access,
-        backend_roles=tuple(options.backend_roles),
         batch_size=options.batch_size,
         model_version=options.model_version,
         api_key=_secret("--api-key-file", options.api_key_file),
@@ -228,9 +213,6 @@ def _run(options: argparse.Namespace) -> None:
                 reindex(cluster, options.name, options.source, options.target, options.alias, options.page, _say)
         case "teardown":
             _teardown(options)
-        case "roles":
-            content = json.dumps(roles(options.name, options.index_pattern or [f"{options.name}-*"]), indent=2)
-            _write(options.target, lambda: options.target.write_text(content + "\n", encoding="utf-8"))
         case "export-tokenizer":
             artifact = open_artifact(options.artifact)
             _write(options.target, lambda: write_sparse_tokenizer(artifact, options.target))

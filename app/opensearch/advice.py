@@ -90,7 +90,7 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("cluster:admin/opensearch/ml/predict",),
         "whoever indexes or searches needs the cluster permission cluster:admin/opensearch/ml/predict, besides those "
-        "on the index: python -m app.opensearch roles writes the roles",
+        "on the index",
     ),
     (
         ("contains invalid dot usage", "Field name cannot be null or empty"),
@@ -138,8 +138,7 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     ),
     (
         ("no permissions for",),
-        "the user lacks the permission that the message names: python -m app.opensearch roles writes roles that have "
-        "it",
+        "the user lacks the permission that the message names; all_access has all",
     ),
     (
         ("Unauthorized",),

@@ -106,7 +106,7 @@ for (def field : params.fields) {
   if (holder == null) { continue; }
   String key = keyIn(ctx, field);
   if (!holder.containsKey(key)) { continue; }
-  if (vector instanceof Map) { vector = vector.isEmpty() ? [] : [vector]; }
+  if (vector instanceof Map) { vector = vector.isEmpty() ? [] : params.arrays ? [vector] : vector; }
   holder[key + "_sparse"] = vector == null ? [] : vector;
   if (params.chunks) { holder[key + "_chunks"] = chunks == null ? [] : chunks; }
 }
@@ -120,13 +120,15 @@ def ingest_pipeline(
     *,
     batch_size: int,
     most_characters: int,
+    arrays: bool,
     html: bool = False,
     tokens_of_a_chunk: int | None = None,
 ) -> dict[str, Any]:
     """Encodes each of `fields` by `model` (its id, or a reference to it).
 
-    `most_characters`: of a text that are encoded; `html`: markup is no text; `tokens_of_a_chunk`: of the encoder, for
-    which long texts are cut into chunks, each with a vector of its own.
+    `most_characters`: of a text that are encoded; `arrays`: a vector is put into an array of its own; `html`: markup is
+    no text; `tokens_of_a_chunk`: of the encoder, for which long texts are cut into chunks, each with a vector of its
+    own.
     """
     described = [{"name": name, "path": name.split("."), "number": number} for number, name in enumerate(fields)]
 
@@ -144,7 +146,7 @@ def ingest_pipeline(
         processors.append(_script(CHUNK, fields=described, words=words, longest_word=LONGEST_WORD))
     field_map = dict(zip(sources, scratch("vector"), strict=True))
     processors.append({"sparse_encoding": {"model_id": model, "batch_size": batch_size, "field_map": field_map}})
-    processors.append(_script(FINISH, fields=described, chunks=chunks))
+    processors.append(_script(FINISH, fields=described, chunks=chunks, arrays=arrays))
     return {"processors": processors}
 
 

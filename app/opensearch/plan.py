@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,7 +18,6 @@ from app.opensearch.ingest import ingest_pipeline
 Queries = Literal["service", "asymmetric", "tokenizer"]
 IndexEngine = Literal["rank_features", "seismic"]
 Hybrid = Literal["mean", "rrf"]
-Access = Literal["public", "private", "restricted"]
 Kind = Literal["model group", "connector", "model", "ingest pipeline", "search pipeline", "index template"]
 
 TRUSTED = "plugins.ml_commons.trusted_connector_endpoints_regex"
@@ -26,15 +25,11 @@ PRIVATE = "plugins.ml_commons.connector.private_ip_enabled"
 LOCAL_FILE = "plugins.ml_commons.allow_registering_model_via_local_file"
 ML_NODES_ONLY = "plugins.ml_commons.only_run_on_ml_node"
 META = "sparse_encoder"  #: key in the `_meta` of a mapping: {"set_up": name, "model_version": of the vectors}
-#: Whether access to models (and connectors) is controlled -> whose setting says so.
-ACCESS_CONTROL: Mapping[Kind, str] = {
-    "model group": "plugins.ml_commons.model_access_control_enabled",
-    "connector": "plugins.ml_commons.connector_access_control_enabled",
-}
 NEEDED_PLUGINS = ("opensearch-ml", "opensearch-neural-search")
 
 OLDEST: Version = (2, 16, 0)  # batch_size of the processor; before 2.12 Hangul is destroyed on its way
 RRF: Version = (2, 19, 0)
+ARRAYS: Version = (3, 0, 0)  # 2.19 loses keys of objects in arrays when a second inference processor follows
 SPARSE_VECTOR: Version = (3, 3, 0)
 ASYMMETRIC: Version = (3, 6, 0)  # 3.5 has it too, but refuses other models with a model_config
 
@@ -60,8 +55,6 @@ class Options:
     batch_size: int = 32  #: documents in one request of the ingest pipeline
     priority: int | None = None  #: of the index template; without it, the more the narrower its pattern is
     model_version: str | None = None  #: version or alias that the connectors ask for
-    access: Access = "public"  #: who may use models and connectors where the cluster controls it
-    backend_roles: tuple[str, ...] = ()  #: of those who may, if that is restricted
     api_key: str | None = field(default=None, repr=False)  #: of the service
 
     def __post_init__(self) -> None:
@@ -74,8 +67,6 @@ class Options:
             raise OpenSearchError(f"--batch-size {self.batch_size} must be at least 1")
         if self.two_phase and self.engine == "seismic":
             raise OpenSearchError("--engine seismic has phases of its own: leave out --two-phase")
-        if (self.access == "restricted") != bool(self.backend_roles):
-            raise OpenSearchError("--access restricted needs --backend-roles, and these need it")
         weights = self.hybrid_weights
         if weights and self.hybrid == "rrf":
             raise OpenSearchError("--hybrid rrf goes by ranks, not by scores: leave out --hybrid-weights")
@@ -156,11 +147,8 @@ def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: 
     :raises OpenSearchError: if the cluster cannot do it.
     """
     _check_cluster(options, facts)
-    group = Resource("model group", options.name, {"name": options.name, **_access("model group", options, facts)})
-    connectors = [
-        replace(connector, body={**connector.body, **_access("connector", options, facts)})
-        for connector in _connectors(options, encoder)
-    ]
+    group = Resource("model group", options.name, {"name": options.name})
+    connectors = _connectors(options, encoder)
     models = [_remote_model(options, group, connector) for connector in connectors]
     if options.queries == "tokenizer":
         assert tokenizer
@@ -172,6 +160,7 @@ def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: 
         documents.reference,
         batch_size=options.batch_size,
         most_characters=encoder.max_characters_per_text,
+        arrays=facts.version >= ARRAYS,
         html=options.html,
         tokens_of_a_chunk=encoder.max_length_document if options.chunks else None,
     )
@@ -212,14 +201,6 @@ def _check_cluster(options: Options, facts: Facts) -> None:
         need("--engine seismic", SPARSE_VECTOR)
         if options.chunks:
             raise OpenSearchError("--engine seismic searches whole documents: leave out --chunks")
-
-
-def _access(kind: Kind, options: Options, facts: Facts) -> dict[str, Any]:
-    """OpenSearch's own choice is that only the maker may use a model, nobody else could index or search."""
-    if str(facts.settings.get(ACCESS_CONTROL[kind])).lower() != "true":
-        return {}  # it refuses to be told
-    roles = {"backend_roles": list(options.backend_roles)} if options.backend_roles else {}
-    return {"access_mode": options.access, **roles}
 
 
 def _settings(options: Options, facts: Facts, encoder: ServiceFacts) -> list[Setting]:

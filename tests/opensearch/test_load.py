@@ -34,6 +34,7 @@ def test_a_service_that_is_full_is_asked_again(live: Live, run: Run, tiny_artifa
 
 
 def test_a_copy_goes_on_where_it_was_stopped(live: Live, run: Run, encoder: Setup, tiny_artifact: Path) -> None:
+    run("teardown", "--name", "second")
     run("setup", *encoder)
     live.index("ko-sparse-a", DOCUMENTS)
     live.cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "ko-sparse-a", "alias": "help"}}]})

@@ -14,7 +14,16 @@ import yaml
 from app.opensearch.__main__ import _parser
 from app.opensearch.advice import ADVICE, advice_for
 from app.opensearch.facts import Facts, OpenSearchError, Version, parse_version
-from app.opensearch.plan import LOCAL_FILE, ML_NODES_ONLY, PRIVATE, TRUSTED, Options, Plan, ServiceFacts, make_plan
+from app.opensearch.plan import (
+    LOCAL_FILE,
+    ML_NODES_ONLY,
+    PRIVATE,
+    TRUSTED,
+    Options,
+    Plan,
+    ServiceFacts,
+    make_plan,
+)
 from app.opensearch.service import is_private
 from app.opensearch.settings_record import RECORD, to_apply, to_restore
 
