@@ -181,7 +181,7 @@ def rehash(document: dict[str, Any], name: str) -> None:
         (lambda m: m.update(extra=1), r"unknown fields \['extra'\]"),
         (lambda m: m.pop("activation"), r"lacks the fields \['activation'\]"),
         (lambda m: m["training"].pop("commit"), r"training lacks the fields \['commit'\]"),
-        (lambda m: m.update(activation="relu"), "activation must be 'log1p_relu' or 'log1p_log1p_relu', got 'relu'"),
+        (lambda m: m.update(activation="gelu"), "activation must be 'log1p_relu' or .* got 'gelu'"),
         (lambda m: m.update(pooling="mean"), "pooling must be 'max' or 'sum', got 'mean'"),
         (lambda m: m.update(architecture="GPT"), "architecture must be 'BertForMaskedLM' or .* got 'GPT'"),
         (lambda m: m.update(vocabulary_size="10"), "vocabulary_size must be int, got '10'"),

@@ -113,9 +113,12 @@ async def test_no_more_threads_are_given_to_a_store_than_a_few() -> None:
 
 def test_sigterm_does_not_wait_for_a_store_that_hangs(store: Store, hanging: Hanging) -> None:
     flags = ("--port", "0", "--store", store.url, "--poll-seconds", "0.05", "--drain-seconds", "0")
+    leases = Path(store.url) / "leases"
     with process("-m", "app", *flags) as server:
+        while not leases.is_dir():  # what it serves is not held yet
+            time.sleep(0.01)
         hanging.begin()
-        (Path(store.url) / "leases").rename(Path(store.url) / "no leases")
+        leases.rename(leases.with_name("no leases"))
         time.sleep(0.5)  # a poll hangs by now; if it does not, there is less to see
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(25) == 0  # a call to the store may take 30
