@@ -97,6 +97,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: object) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_report_of_a_run_holds_the_figures(run: Path) -> None:
     report = json.loads((run / "evaluation" / "report.json").read_text())
     assert report["everyday"]["queries"] == len(load_everyday(Config(name="x")))
