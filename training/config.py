@@ -214,9 +214,12 @@ class LossConfig(Section):
     flops_warmup: Share = 0.33  #: share of the run over which FLOPS grows quadratically to its weight
     temperature: PositiveFloat = 0.02  #: of the teacher's cosines
     lexical_teacher: NonNegativeFloat = 0.0  #: weight of BM25-like scores of the own words beside the teacher's logits
+    former: NonNegativeFloat = 0.0  #: distillation of how the checkpoint that the run goes on from scores a batch
+    former_table: NonNegativeFloat = 0.0  #: weight, beside these scores, of those of own words and the table alone
     margin: NonNegativeFloat = 0.0  #: MarginMSE against the dense teacher, over mined negatives
     idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
     unsupported: NonNegativeFloat = 0.0  #: FLOPS charges words that the table does not name so much more
+    look_alike: NonNegativeFloat = 0.0  #: and so much more still those that share a syllable with a query or term
     tail: NonNegativeFloat = 0.0  #: weight of the words beyond the next two, which a service cuts off
     tail_query: PositiveInt = 24
     tail_document: PositiveInt = 128
@@ -327,6 +330,8 @@ class Config(Section):
                     raise ValueError(f'{name}: leave it out where model.start is "pretrained"')
         if not self.model.e5_path and self.model.start == "e5":
             raise ValueError("model.e5_path: name the teacher's file; the start e5 needs it")
+        if self.loss.former and self.model.start != "checkpoint":
+            raise ValueError('loss.former: needs model.start = "checkpoint", whose scores are to be kept')
         if self.vocabulary.extend and self.model.start == "checkpoint":
             raise ValueError('vocabulary.extend: use vocabulary.words where model.start is "checkpoint"')
         if self.model.start == "fresh" and self.model.hidden_size % self.model.heads:

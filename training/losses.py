@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHARPNESS = 2.0  #: standard deviation of normalised scores
+_SOFT_SHARPNESS = 0.8  #: of those that a teacher's are compared with
 _SMALLEST_DEVIATION = 0.05
 _SMALLEST_IDF = 0.1
 _DEEPEST = -50.0  #: a text of no words has a maximum of minus infinity
@@ -34,6 +35,11 @@ def contrastive(scores: Tensor, *, symmetric: bool = False) -> Tensor:
 def distillation(scores: Tensor, teacher_logits: Tensor) -> Tensor:
     """KL(teacher || student) over the documents of the batch, both [batch, batch]."""
     return F.kl_div(F.log_softmax(scores, dim=1), F.softmax(teacher_logits, dim=1), reduction="batchmean")
+
+
+def softened(scores: Tensor) -> Tensor:
+    """Logits whose softmax leaves something to the passages that a query only nearly asks for."""
+    return scores * (_SOFT_SHARPNESS / scores.std().clamp(min=_SMALLEST_DEVIATION))
 
 
 def sparse_scores(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from training import losses
 from training.config import CardLossConfig, LossConfig
 from training.distributed import gather, gather_ids
+from training.former import FormerVectors
 from training.vocabulary import NEVER, Roles
 
 Features = list[dict[str, Any]]
@@ -20,6 +21,7 @@ Targets = tuple[Tensor, Tensor, Tensor]  #: rows, columns and weights of the own
 
 _SATURATION = 1.2  #: BM25's k1
 _LENGTH = 0.75  #: BM25's b
+_FIRST_SYLLABLE, _SYLLABLES = ord("가"), 11_172
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class OwnWords:
     average_length: float  #: own words in an average passage
     parts: Tensor  #: [vocabulary, parts] columns of the words that a token speaks for beside its own, -1 = none
     last: Tensor  #: [vocabulary] column under which a token is emitted in a text without any word, -1 = never
+    syllables: Tensor  #: [columns, syllables] sparse: 1 where a word is written with a syllable
 
     @property
     def idf(self) -> Tensor:
@@ -45,8 +48,10 @@ class OwnWords:
         own_weights: Tensor,
         average_length: float,
         part_token: Tensor | None = None,
+        pieces: Sequence[str] = (),
     ) -> OwnWords:
-        """``part_token`` [vocabulary, parts] as a LexicalBert has it; None for a model without."""
+        """``part_token`` [vocabulary, parts] as a LexicalBert has it; None for a model without. ``pieces``: the
+        vocabulary as it is written, to tell look-alikes by."""
         size = len(roles.emitted_as)
         place = torch.full((size,), -1)
         place[emitted] = torch.arange(len(emitted))
@@ -60,12 +65,22 @@ class OwnWords:
             average_length,
             columns(torch.zeros(size, 0, dtype=torch.long) if part_token is None else part_token.cpu()),
             columns(torch.tensor(roles.last or [NEVER] * size)),
+            _syllables([pieces[i] for i in emitted.tolist()] if pieces else [""] * len(emitted)),
         )
 
     def to(self, device: torch.device) -> OwnWords:
-        tensors = (part.to(device) for part in (self.column, self.weight, self.parts, self.last))
-        column, weight, parts, last = tensors
-        return OwnWords(column, weight, self.average_length, parts, last)
+        tensors = (part.to(device) for part in (self.column, self.weight, self.parts, self.last, self.syllables))
+        column, weight, parts, last, syllables = tensors
+        return OwnWords(column, weight, self.average_length, parts, last, syllables)
+
+    def look_alikes(self, held: tuple[Tensor, Tensor], batch: int) -> Tensor:
+        """Which words share a syllable with one that a text holds, by ``held``: [batch, columns]."""
+        rows, columns = held
+        present = torch.zeros(len(self.weight), batch, device=rows.device)
+        present[columns, rows] = 1.0
+        spoken = (torch.sparse.mm(self.syllables.t(), present) > 0).float()
+        found: Tensor = torch.sparse.mm(self.syllables, spoken) > 0
+        return found.T
 
     def held(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """(rows, columns) of all that the texts of a batch hold: own words, their parts, and what speaks for a text
@@ -95,6 +110,15 @@ class OwnWords:
         lengths = torch.bincount(rows, frequency.float(), len(input_ids))[rows]
         norm = _SATURATION * (1 - _LENGTH + _LENGTH * lengths / self.average_length)
         return rows, places, self.weight[places] * frequency * (1 + _SATURATION) / (frequency + norm)
+
+
+def _syllables(words: Sequence[str]) -> Tensor:
+    found = [(column, ord(letter) - _FIRST_SYLLABLE) for column, word in enumerate(words) for letter in set(word)]
+    places = torch.tensor([(column, letter) for column, letter in found if 0 <= letter < _SYLLABLES]).reshape(-1, 2).T
+    table = torch.sparse_coo_tensor(
+        places, torch.ones(places.shape[1]), (len(words), _SYLLABLES), check_invariants=True
+    )
+    return table.coalesce()
 
 
 @dataclass(frozen=True)
@@ -130,23 +154,22 @@ class Objective(nn.Module):
             gather(pooled(out, self.core)),
         )
 
-    def expansion_flops(
-        self,
-        task: str,
-        encoded: BatchVectors,
-        held: tuple[Tensor, Tensor],
-        idf: Tensor | None = None,
-        unsupported: float = 0.0,
-    ) -> Tensor:
+    def expansion_flops(self, task: str, encoded: BatchVectors, own: OwnWords, config: LossConfig) -> Tensor:
         """FLOPS of the words that a text does not hold, by ``OwnWords.held``; what its own words weigh is the lexical
-        loss's to say. Words that are off cost nothing, so nothing pushes them further down."""
-        rows, columns = held
+        loss's to say. Words that are off cost nothing, so nothing pushes them further down. Those that the table does
+        not name cost more, and still more in a short text with which they share a syllable."""
+        held = own.held(encoded.input_ids)
         weights = torch.relu(encoded.signed)
-        if unsupported and encoded.supported is not None:
-            weights = torch.where(encoded.supported, weights, (1 + unsupported) * weights)
-        added = torch.ones_like(weights).index_put_((rows, columns), weights.new_zeros(())) * weights
+        if encoded.supported is not None:
+            dearer = torch.tensor(1 + config.unsupported, device=weights.device)
+            if config.look_alike and task != "document":
+                dearer = dearer + config.look_alike * own.look_alikes(held, len(weights))
+            weights = torch.where(encoded.supported, weights, dearer * weights)
+        added = torch.ones_like(weights).index_put_(held, weights.new_zeros(())) * weights
         usage = self.encoder[0].observe(task, added)
-        return losses.flops(added, usage) if idf is None else losses.idf_aware_flops(added, usage, idf)
+        if config.idf_aware_flops:
+            return losses.idf_aware_flops(added, usage, own.idf)
+        return losses.flops(added, usage)
 
 
 @dataclass(frozen=True)
@@ -173,9 +196,11 @@ class PassageObjective(Objective):
         teacher: Teacher,
         core: int,
         progress: Callable[[], float],
+        former: FormerVectors | None = None,
     ) -> None:
         super().__init__(model, core)
-        self.own, self.config, self.progress, self.teacher = own, config, progress, teacher
+        self.own, self.config, self.progress = own, config, progress
+        self.teacher, self.former = teacher, former
 
     def forward(self, features: Features, labels: Tensor) -> Parts:
         config = self.config
@@ -186,16 +211,13 @@ class PassageObjective(Objective):
         ramp = losses.quadratic_warmup(self.progress(), config.flops_warmup)
         of_query = self.own.query_targets(query.input_ids, q.shape[1])
         of_passage = self.own.document_targets(passage.input_ids, d.shape[1])
-        idf = self.own.idf if config.idf_aware_flops else None
         parts = {
             "contrastive": config.contrastive * losses.contrastive(scores),
             "lexical": config.lexical * (losses.lexical(q, *of_query) + losses.lexical(d, *of_passage)),
             "flops": ramp
             * (
-                config.flops_query
-                * self.expansion_flops("query", query, self.own.held(query.input_ids), idf, config.unsupported)
-                + config.flops_document
-                * self.expansion_flops("document", passage, self.own.held(passage.input_ids), idf, config.unsupported)
+                config.flops_query * self.expansion_flops("query", query, self.own, config)
+                + config.flops_document * self.expansion_flops("document", passage, self.own, config)
             ),
         }
         if config.tail:
@@ -222,6 +244,9 @@ class PassageObjective(Objective):
                     (tq * tn).sum(1) / config.temperature,
                     scale=losses.SHARPNESS / float(target.std().clamp(min=1e-6)),
                 )
+        if self.former and bool((labels >= 0).all()):
+            target = losses.softened(self.former.scores(labels))
+            parts["former"] = config.former * losses.distillation(losses.softened(scores[:, : len(d)]), target)
         self.encoder.track(q, d)
         return parts
 
@@ -241,7 +266,6 @@ class TermObjective(Objective):
         of_a = self.own.query_targets(left.input_ids, a.shape[1])
         of_b = self.own.query_targets(right.input_ids, b.shape[1])
         ramp = losses.quadratic_warmup(self.progress(), config.flops_warmup)
-        idf = self.own.idf if config.idf_aware_flops else None
         return {
             "term contrastive": config.contrastive * losses.contrastive(losses.normalised_scores(a, b), symmetric=True),
             "term lexical": config.lexical * (losses.lexical(a, *of_a) + losses.lexical(b, *of_b)),
@@ -253,8 +277,8 @@ class TermObjective(Objective):
             "term flops": ramp
             * config.flops_query
             * (
-                self.expansion_flops("term", left, self.own.held(left.input_ids), idf, config.unsupported)
-                + self.expansion_flops("term", right, self.own.held(right.input_ids), idf, config.unsupported)
+                self.expansion_flops("term", left, self.own, config)
+                + self.expansion_flops("term", right, self.own, config)
             ),
         }
 

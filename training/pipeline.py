@@ -16,6 +16,7 @@ from training.distributed import on_cpu, processes
 from training.module import TiledSplade, load_module
 from training.run import Run, check_settings, fix_settings
 from training.stages.align import align_stage
+from training.stages.former import former_stage
 from training.stages.grow import grow_stage
 from training.stages.lexical import lexical_stage
 from training.stages.mine import mine_stage
@@ -58,15 +59,16 @@ def _stages(run: Run) -> Path:
     related = related_stage(run, vocabulary)
     teacher = teacher_stage(run, vocabulary)
     lexical = lexical_stage(run, vocabulary, related)
-    encoder = start_stage(run, vocabulary, lexical)
+    encoder = started = start_stage(run, vocabulary, lexical)
     if run.config.model.start == "e5":
         assert teacher
         encoder = align_stage(run, encoder, vocabulary, teacher, lexical)
     elif related:
         encoder = grow_stage(run, encoder, vocabulary, related, lexical)
+    former = former_stage(run, started, encoder)
     module = _load(run, encoder)
     negatives = mine_stage(run, module, teacher)
-    return train_stage(run, module, vocabulary, teacher, lexical, negatives)
+    return train_stage(run, module, vocabulary, teacher, former, lexical, negatives)
 
 
 def _load(run: Run, encoder: Path) -> TiledSplade:

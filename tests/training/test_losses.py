@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sparse_encoder.model import MaxLogits
 from training import losses
+from training.config import LossConfig
 from training.module import FadingRelu
 from training.objectives import BatchVectors, Objective, OwnWords
 from training.vocabulary import Roles
@@ -154,9 +155,29 @@ def test_words_that_a_text_holds_cost_no_flops() -> None:
     ids = torch.tensor([[0, 1, 0]])
     encoded = BatchVectors(vectors, vectors, ids, None, torch.zeros(1, 0))
     objective = Objective(nn.ModuleList([_Seen()]))
-    assert float(objective.expansion_flops("query", encoded, own.held(ids))) == 0.0
+    assert float(objective.expansion_flops("query", encoded, own, LossConfig())) == 0.0
     other = BatchVectors(vectors, torch.tensor([[2.0, 1.0, 3.0]]), ids, None, torch.zeros(1, 0))
-    assert float(objective.expansion_flops("query", other, own.held(ids))) > 0.0
+    assert float(objective.expansion_flops("query", other, own, LossConfig())) > 0.0
+
+
+def test_what_the_table_does_not_name_costs_more_and_a_look_alike_still_more() -> None:
+    roles = Roles([-1, 1, 2, 3, 4])
+    own = OwnWords.of(roles, roles.emitted, torch.ones(5), 3.0, pieces=["[PAD]", "월세", "과세", "보증", "전세"])
+    ids = torch.tensor([[0, 1, 0]])
+    objective = Objective(nn.ModuleList([_Seen()]))
+
+    def cost(word: int, task: str = "query", supported: bool = False) -> float:
+        vectors = torch.zeros(1, 4)
+        vectors[0, 0], vectors[0, word - 1] = 2.0, 1.0
+        named = torch.zeros(1, 4, dtype=torch.bool)
+        named[0, word - 1] = supported
+        encoded = BatchVectors(vectors, vectors, ids, named, torch.zeros(1, 0))
+        return float(objective.expansion_flops(task, encoded, own, LossConfig(unsupported=1.0, look_alike=3.0)))
+
+    assert cost(4, supported=True) == 1.0
+    assert cost(3) == 2.0**2  # FLOPS is a square
+    assert cost(2) == 5.0**2
+    assert cost(2, task="document") == 2.0**2  # a long text shares a syllable with every word
 
 
 def test_further_columns_are_further_negatives() -> None:

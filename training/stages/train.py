@@ -17,6 +17,7 @@ from training.config import Config, RunError
 from training.data import TrainingData
 from training.distributed import processes
 from training.fit import FINAL, Job, SparseModel, fit, split_parameters
+from training.former import FormerVectors
 from training.module import TiledSplade
 from training.objectives import OwnWords, PassageObjective, Teacher, TermObjective, TripletObjective
 from training.pairs import STRENGTH
@@ -32,7 +33,7 @@ _TRAIN = "train"  #: where a run holds checkpoints and logs
 
 def _passage_batches(config: Config, data: TrainingData, vectors: NDArray[np.float16] | None) -> dict[str, list[int]]:
     """The pairs of each source, since negatives of the same kind are harder, and within a source those of similar
-    queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967); ``vectors`` are the teacher's."""
+    queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967); ``vectors`` are a teacher's."""
     groups: dict[str, list[int]] = {}
     for i, pair in enumerate(data.pairs if vectors is None else data.pairs[: len(vectors)]):
         groups.setdefault(pair.source, []).append(i)
@@ -58,12 +59,13 @@ def cluster_of(vectors: NDArray[np.float16], count: int, seed: int) -> list[int]
 
 
 def _passage_datasets(
-    config: Config, data: TrainingData, teacher: TeacherVectors | None, negatives: list[int]
+    config: Config, data: TrainingData, topics: NDArray[np.float16] | None, negatives: list[int]
 ) -> dict[str, Dataset]:
-    """Columns query, passage, label, and negative for the rows that have one: those stand in datasets of their own."""
+    """Columns query, passage, label, and negative for the rows that have one: those stand in datasets of their own.
+    ``topics`` [pairs, size]: of the pairs that a teacher knows."""
     datasets: dict[str, Dataset] = {}
-    known = len(teacher.passages) if teacher else 0
-    for name, rows in _passage_batches(config, data, teacher.queries if teacher else None).items():
+    known = 0 if topics is None else len(topics)
+    for name, rows in _passage_batches(config, data, topics).items():
         mined = [i for i in rows if negatives and negatives[i] != NONE]
         if len(mined) < config.train.batch:
             mined = []
@@ -81,7 +83,13 @@ def _passage_datasets(
 
 
 def _retrieval_job(
-    config: Config, data: TrainingData, teacher: TeacherVectors | None, negatives: list[int], own: OwnWords, job: Job
+    config: Config,
+    data: TrainingData,
+    teacher: TeacherVectors | None,
+    former: FormerVectors | None,
+    negatives: list[int],
+    own: OwnWords,
+    job: Job,
 ) -> None:
     """Pairs under ``[loss]``; term pairs make ``train.term_share`` of the batches."""
     model, progress = job.model, job.progress
@@ -92,8 +100,9 @@ def _retrieval_job(
         queries, passages = torch.from_numpy(teacher.queries), torch.from_numpy(teacher.passages)
         vectors = Teacher(queries, passages, passages[negatives] if negatives else nothing)
         core = teacher.words.shape[1]
-    job.datasets |= _passage_datasets(config, data, teacher, negatives)
-    objective = PassageObjective(model, own, config.loss, vectors, core, progress)
+    topics = teacher.queries if teacher else former.topics(config.seed) if former else None
+    job.datasets |= _passage_datasets(config, data, topics, negatives)
+    objective = PassageObjective(model, own, config.loss, vectors, core, progress, former)
     job.objectives |= dict.fromkeys(job.datasets, objective)
     pairs = sum(len(dataset) for dataset in job.datasets.values())
     share = config.train.term_share
@@ -139,6 +148,7 @@ def train_stage(
     module: TiledSplade,
     vocabulary: Vocabulary,
     teacher: TeacherVectors | None,
+    former: FormerVectors | None,
     lexical: LexicalWeights,
     negatives: list[int],
 ) -> Path:
@@ -147,7 +157,7 @@ def train_stage(
     roles, device = vocabulary.roles, processes(config.train).device
     model = SparseModel(modules=[module], device=str(device))
     parts = getattr(module.splade.mlm, "part_token", None)
-    own = OwnWords.of(roles, roles.emitted, lexical.own, lexical.passage_length, parts).to(device)
+    own = OwnWords.of(roles, roles.emitted, lexical.own, lexical.passage_length, parts, vocabulary.pieces).to(device)
     tables, body = split_parameters(module)
     groups: list[dict[str, Any]] = [
         {"params": tables, "lr": config.train.embedding_learning_rate},
@@ -157,7 +167,7 @@ def train_stage(
     if config.train.objective == "card":
         _card_job(config, run.data, own, job)
     else:
-        _retrieval_job(config, run.data, teacher, negatives, own, job)
+        _retrieval_job(config, run.data, teacher, former, negatives, own, job)
     if not job.datasets:
         raise RunError(
             f"no source has train.batch = {config.train.batch} rows left after filtering: "
