@@ -211,18 +211,6 @@ class SpladeModel(nn.Module):
         own = self.mlm.own_words(input_ids, attention_mask)
         return self._related(states, own, self.mlm.own_weights(states, own))
 
-    def words_and_table(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """What a LexicalBert says of texts without its network: their own words, and what its table names for them,
-        as a network of zeros lets both pass. [batch, emitted] (all ids without ``emitted``)."""
-        states = torch.zeros(*input_ids.shape, self.mlm.config.hidden_size, device=input_ids.device)
-        own = self.mlm.own_words(input_ids, attention_mask)
-        weights = self.mlm.own_weights(states, own)
-        size = len(self.column) if self.emitted is None else len(self.emitted)
-        named = torch.zeros(len(input_ids), size, device=input_ids.device)
-        if self.mlm.config.related:
-            named = torch.log1p(self._related(states, own, weights))
-        return put_own_words(named, weights, own.tokens, self.column)
-
     def weights(
         self, states: Tensor, input_ids: Tensor, attention_mask: Tensor, dtype: torch.dtype = torch.float32
     ) -> Tensor:

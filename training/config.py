@@ -215,7 +215,9 @@ class LossConfig(Section):
     temperature: PositiveFloat = 0.02  #: of the teacher's cosines
     lexical_teacher: NonNegativeFloat = 0.0  #: weight of BM25-like scores of the own words beside the teacher's logits
     former: NonNegativeFloat = 0.0  #: distillation of how the checkpoint that the run goes on from scores a batch
-    former_table: NonNegativeFloat = 0.0  #: weight, beside these scores, of those of own words and the table alone
+    former_start: NonNegativeFloat = (
+        0.0  #: weight, beside these scores, of those of the model that training starts from
+    )
     margin: NonNegativeFloat = 0.0  #: MarginMSE against the dense teacher, over mined negatives
     idf_aware_flops: bool = False  #: FLOPS charges common words more than rare ones
     unsupported: NonNegativeFloat = 0.0  #: FLOPS charges words that the table does not name so much more
