@@ -171,7 +171,7 @@ class RelatedConfig(Section):
     inherited: NonNegativeFloat = 0.0  #: a compound names what its parts name, by such a share of their mean
     agreement: NonNegativeFloat = 0.35  #: for each further source that names it a related word weighs so much more
     scale: PositiveFloat = 2.0  #: logit that the first word of a row gets from a word of weight 1 alone in its text
-    power: Share = 0.5  #: ``related_power`` of the model
+    power: NonNegativeFloat = 0.5  #: ``related_power`` of the model; above 1 a text of many words wants less of each
     closed: PositiveFloat = 1.5  #: logit below zero of a word that the head has no row for
 
 

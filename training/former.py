@@ -14,6 +14,7 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 _TOPICS = 128  #: dimensions in which queries are near that ask for alike passages
+_FITTED_ON = 8_192  #: passages, of pairs in random order
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,9 @@ class FormerVectors:
 
     def topics(self, seed: int) -> NDArray[np.float16]:
         """The queries in a space of few dimensions, normalised: [pairs, topics]."""
-        size = min(_TOPICS, self.queries.shape[0] - 1, self.queries.shape[1] - 1)
-        reduced = TruncatedSVD(size, random_state=seed).fit(self.passages).transform(self.queries)
+        passages = self.passages[:_FITTED_ON]
+        size = min(_TOPICS, *(extent - 1 for extent in passages.shape))
+        reduced = TruncatedSVD(size, random_state=seed).fit(passages).transform(self.queries)
         return np.asarray(normalize(reduced), np.float16)
 
     @classmethod

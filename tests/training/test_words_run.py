@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 
@@ -15,6 +16,7 @@ from sparse_encoder.query_tokens import QueryTokens
 from tests.training.commands import ROOT, recipe_with
 from training.config import Config, RunError, load_config
 from training.export import export
+from training.former import FormerVectors
 from training.module import load_module
 from training.pipeline import train
 from training.run import Run, record_origin
@@ -44,6 +46,13 @@ words = 8
 [related.corpora.sample]
 shrinkage = 1
 """
+LOSS = """
+[loss]
+former = 1.0
+former_start = 0.25
+unsupported = 1.0
+look_alike = 1.0
+"""
 # The analyser is loaded several times.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 TENSORS = ("own_token", "last_token", "part_token", "own_share", "related_token", "related_weight")
@@ -62,7 +71,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         ("[vocabulary]\nsize = 1500\n", WORDS),
         ('start = "fresh"', f'start = "checkpoint"\ncheckpoint = "{folder / "trained"}"\ne5_path = ""'),
         ("steps = 20\n", "steps = 2\n"),
-        ("[publish]", "[publish]\nmax_expansion_rate = 0.2"),
+        ("[publish]", f"{LOSS}\n[publish]\nmax_expansion_rate = 0.2"),
     )
     return load_config(recipe, data_root=SAMPLE)
 
@@ -98,6 +107,32 @@ def test_the_table_says_what_each_source_gave(config: Config, trained: Path) -> 
     related = related_stage(Run(config, trained), vocabulary_stage(Run(config, trained)))
     assert related
     assert np.diff(related.table.indptr).max() == 8
+
+
+def test_the_checkpoint_and_the_start_teach_how_pairs_score(config: Config, trained: Path) -> None:
+    former = FormerVectors.read(trained / "former")
+    pairs = Run(config, trained).data.pairs
+    sides = [pair.query for pair in pairs], [pair.passage for pair in pairs]
+    expected = np.zeros((2, 2))
+    for folder, weight in ((Path(config.model.checkpoint), 1.0), (trained / "grown", 0.25)):
+        module = load_module(folder, max_tokens=config.train.max_tokens, bf16=False)
+        with torch.no_grad():
+            queries, passages = (
+                module(module.preprocess(texts[:2], task=task))["sentence_embedding"].numpy()
+                for texts, task in zip(sides, ("query", "document"), strict=True)
+            )
+        expected += weight * queries @ passages.T
+    scores = former.scores(torch.tensor([0, 1])).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=0.03)  # in bfloat16
+    log = json.loads((trained / "train" / "log.json").read_text(encoding="utf-8"))
+    assert any("former" in row for row in log)
+
+
+def test_queries_that_ask_for_alike_passages_are_near() -> None:
+    alike = sp.csr_matrix(np.repeat(np.eye(4, 12), 3, axis=0))
+    topics = FormerVectors(alike, alike).topics(seed=1).astype(np.float32)
+    near = topics @ topics.T
+    assert (near > 0.9).tolist() == np.kron(np.eye(4, dtype=bool), np.ones((3, 3), dtype=bool)).tolist()
 
 
 def test_a_stopped_run_goes_on_from_the_sources_that_it_has(
