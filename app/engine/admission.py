@@ -49,6 +49,16 @@ class Admission:
         self.texts_in_flight += texts
         return counted
 
+    @property
+    def clients(self) -> int:
+        """That have something in flight."""
+        return len(self._of_clients)
+
+    @property
+    def largest_share(self) -> float:
+        """Of all that is in flight, what the client has that has most; 0 to 1, and 0 if nothing is."""
+        return max(self._of_clients.values(), default=0) / self._all if self._all else 0.0
+
     def leave(self, client: str, texts: int, counted: int) -> None:
         """`counted`: what `enter` said."""
         self.texts_in_flight -= texts

@@ -13,7 +13,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, Unavailable, error_response, error_types
+from app.errors import ERROR_TYPE, EncodingFailed, Overloaded, Unauthorized, Unavailable, error_response, error_types
 from app.logs import request_id
 from app.metrics import Metrics
 from app.web.access import ApiKeys
@@ -61,6 +61,9 @@ class RequestMiddleware:
         self._metrics = metrics
         for type_ in error_types():
             metrics.refusals.labels(type_)  # a rate needs the zero before the first one
+        for path in ENCODING:
+            for status in (Overloaded.status, EncodingFailed.status, Unavailable.status):
+                metrics.requests.labels(path, status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -47,6 +47,16 @@ def test_who_has_left_takes_no_share() -> None:
     assert taken.texts_in_flight == 100
 
 
+def test_whose_the_load_is_can_be_told() -> None:
+    taken = admission()
+    assert (taken.clients, taken.largest_share) == (0, 0.0)
+    counted = taken.enter("many", 60, 0)
+    taken.enter("few", 20, 0)
+    assert (taken.clients, taken.largest_share) == (2, 0.75)
+    taken.leave("many", 60, counted)
+    assert (taken.clients, taken.largest_share) == (1, 1.0)
+
+
 def test_long_texts_count_as_several_and_the_longest_is_still_taken() -> None:
     taken = admission()
     assert taken.enter("a", 1, CHARACTERS_OF_A_TEXT - 1) == 1

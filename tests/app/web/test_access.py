@@ -104,6 +104,8 @@ async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings:
         assert (await client.post("/encode", json=["가"], headers=bearer("wrong"))).status_code == 401
         assert (await client.post("/encode", json=["가"], headers=bearer("right"))).status_code == 200
         lines = (await client.get("/metrics")).text.splitlines()
+        asked = [line for line in lines if "client_texts_total{" in line]
+        assert asked == ['sparse_encoder_client_texts_total{client="search"} 1.0']
         assert any(re.fullmatch(r'sparse_encoder_refusals_total{reason="unauthorized"} \d+\.0', line) for line in lines)
 
 
