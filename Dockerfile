@@ -20,7 +20,7 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
  && sed -n '/^pip==/,/[^\\]$/p' hashes/service.txt > pip.txt \
  && /opt/pip/bin/pip install --require-hashes --requirement pip.txt
 # The lines of pyproject.toml for the extras given.
-RUN echo "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(r for extra in sys.argv[1:] for r in project['optional-dependencies'][extra]), sep='\n')" > needed.py
+RUN echo "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(r for extra in sys.argv[1:] for r in project['optional-dependencies'][extra]), sep=chr(10))" > needed.py
 
 FROM pip AS build
 ARG EXTRAS=""

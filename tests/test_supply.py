@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -82,6 +85,28 @@ def test_the_image_installs_nothing_without_a_hash() -> None:
     ]
     assert len(steps) >= 3
     assert [step for step in steps if "--require-hashes" not in step] == []
+
+
+def test_the_image_takes_its_lists_from_the_projects_files(tmp_path: Path) -> None:
+    """By the commands of the Dockerfile, in its shell."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^RUN (echo .* > needed\.py)$", dockerfile, re.MULTILINE)
+    (own_pip,) = re.findall(r"(sed -n .* > pip\.txt)", dockerfile)
+    for name in ("pyproject.toml", "hashes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    subprocess.run(["sh", "-ec", f"{program}; {own_pip}"], cwd=tmp_path, check=True)
+    command = [sys.executable, "needed.py", "s3", "otel"]
+    said = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert said.splitlines() == [*project["dependencies"], *extras["s3"], *extras["otel"]]
+    assert (
+        (tmp_path / "pip.txt")
+        .read_text(encoding="utf-8")
+        .rstrip("\n")
+        .endswith(hashed("service")["pip"].splitlines()[-1])
+    )
+    assert list(hashed_pins((tmp_path / "pip.txt").read_text(encoding="utf-8"))) == ["pip"]
 
 
 CLEAN = {"name": "a", "version": "1", "vulns": []}
