@@ -16,7 +16,7 @@ from app.errors import ClientGone, InvalidField
 from app.models.loaded import LoadedModel
 from app.models.wire import JSON, Form, Keys, form_of
 from app.web.bodies import check_size
-from app.web.middleware import CLIENT, client_of
+from app.web.middleware import CLIENT, Client, client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType, Manifest
@@ -103,7 +103,7 @@ async def _answer(
     texts: list[str],
     refused: set[int],
     version: str | None,
-    client: str,
+    client: Client,
     form: Form,
 ) -> Response:
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
@@ -122,7 +122,8 @@ async def _answer(
             texts,
             input_type,
             query_tokens,
-            client=client,
+            client=client.name,
+            weight=client.weight,
             truncate=asked.truncate == "end",
             max_windows=_max_windows(asked, service.limits),
             lenient=asked.on_error == "null",
