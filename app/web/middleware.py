@@ -25,7 +25,7 @@ ADMIN = "/admin/"
 #: Their requests are logged, others for debugging only.
 ENCODING = {
     f"{side}{path}" for side in ("", "/query", "/document") for path in ("/encode", "/embed_sparse", "/tokenize")
-}
+} | {"/explain"}
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
