@@ -38,6 +38,7 @@ from app.web import admin, api, explain, info, tei
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 from app.web.middleware import AccessMiddleware, RequestMiddleware
+from app.web.pages import add_pages
 from app.web.schemas import ERRORS
 from app.web.service import Limits, Service
 from sparse_encoder.artifact import Artifact, ArtifactError
@@ -133,6 +134,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         summary="Korean text to sparse vectors for OpenSearch",
         lifespan=lifespan,
         redirect_slashes=False,  # OpenSearch does not follow redirects
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,
     )
@@ -147,6 +149,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     app.include_router(info.router)
     app.include_router(tei.router)
     app.include_router(admin.router)
+    add_pages(app, playground=settings.playground == "on")
     install_error_handlers(app)
     return app
 

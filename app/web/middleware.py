@@ -19,6 +19,8 @@ from app.metrics import Metrics
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 
+#: The files of the pages, which tell nothing either: a browser asks for them before anybody can give it a key.
+PAGES = "/pages/"
 #: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
 OPEN_PATHS = {"/", "/livez", "/readyz", "/ping", "/health", "/metrics"}
 ADMIN = "/admin/"
@@ -140,4 +142,4 @@ class AccessMiddleware:
 
     @staticmethod
     def _is_open(path: str) -> bool:
-        return path in OPEN_PATHS or path.startswith(ADMIN)
+        return path in OPEN_PATHS or path.startswith((ADMIN, PAGES))

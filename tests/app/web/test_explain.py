@@ -68,7 +68,8 @@ async def test_the_words_are_those_of_encode_and_each_has_its_reasons(
             shares = [part["share"] for part in word["tokens"]]
             assert sum(shares) == pytest.approx(1, abs=1e-3) or not shares
             if word["own"]:
-                assert {explanation["tokens"][part["token"]]["silent"] for part in word["tokens"]} == {None}
+                silent = {explanation["tokens"][part["token"]]["silent"] for part in word["tokens"]}
+                assert silent <= {None, "special"}  # the parts of the tiny model are drawn for every token
         for token in explanation["tokens"]:
             if token["start"] is None:
                 assert token["silent"] == "special"
