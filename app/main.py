@@ -23,6 +23,7 @@ from app.encoders.select import build_encoder as select_encoder
 from app.engine.admission import Admission
 from app.engine.budget import Budget, measure
 from app.engine.engine import Engine
+from app.engine.explaining import Explainer
 from app.engine.pace import Pace
 from app.errors import install_error_handlers
 from app.logs import configure_logging
@@ -33,10 +34,11 @@ from app.settings import Settings, complaint
 from app.versions.gates import Rules, check_lengths
 from app.versions.resident import Versions
 from app.versions.stored import Stored, StoreSettings
-from app.web import admin, api, info, tei
+from app.web import admin, api, explain, info, tei
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 from app.web.middleware import AccessMiddleware, RequestMiddleware
+from app.web.pages import add_pages
 from app.web.schemas import ERRORS
 from app.web.service import Limits, Service
 from sparse_encoder.artifact import Artifact, ArtifactError
@@ -111,7 +113,10 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         )
         chosen = {**settings.model_dump(), "max_batch_tokens": budget.batch_tokens}
         limits = Limits(**{name: chosen[name] for name in Limits.__dataclass_fields__})
-        app.state.service = Service(engine, versions, stored, limits, lifecycle, metrics, admin_key, settings.log_texts)
+        explainer = Explainer(engine, admission)
+        app.state.service = Service(
+            engine, explainer, versions, stored, limits, lifecycle, metrics, admin_key, settings.log_texts
+        )
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
         chores = [asyncio.create_task(chore) for chore in (keys.watch(), versions.give_back_memory())]
@@ -121,6 +126,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
             chore.cancel()
         if stored:
             await stored.stop()
+        explainer.stop()
         await engine.stop()
         if tracing:
             await asyncio.to_thread(tracing.shutdown)
@@ -130,6 +136,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         summary="Korean text to sparse vectors for OpenSearch",
         lifespan=lifespan,
         redirect_slashes=False,  # OpenSearch does not follow redirects
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,
     )
@@ -140,9 +147,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[\s,]+", settings.cors_origins.strip()), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
     app.include_router(api.router)
+    app.include_router(explain.router)
     app.include_router(info.router)
     app.include_router(tei.router)
     app.include_router(admin.router)
+    add_pages(app, playground=settings.playground == "on")
     install_error_handlers(app)
     return app
 

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         default="", description="Web origins whose pages may ask, separated by commas; * for all, empty for none."
     )
+    playground: Literal["on", "off"] = Field(
+        default="on", description="The page at / on which people try the model out, or none."
+    )
     trusted_proxies: str = Field(
         default="",
         description="Addresses and networks whose X-Forwarded-For names the client, separated by commas; none by "

@@ -46,33 +46,50 @@ class RelatedWords:
 
     def vector(self, ids: Sequence[int], weights: NDArray[np.float32]) -> SparseVector:
         """Of a query with the token ids `ids`, whose own words have `weights` [vocabulary]."""
-        tables, rows = self.tables, list(ids)
-        words = tables.words(rows)
-        places = np.column_stack([words, tables.part_token[rows]]).ravel()
+        places, shares = self.places(ids)
         speaks = places != NONE
         if not speaks.any():
             return SparseVector.from_pairs([], [])
         own, at = np.unique(places[speaks], return_inverse=True)
         own_weights = np.zeros(len(own), np.float32)
-        np.maximum.at(own_weights, at, weights[places[speaks]] * tables.own_share[rows].ravel()[speaks])
-        tokens, added = self._added(np.unique(words[words != NONE]), weights)
+        np.maximum.at(own_weights, at, weights[places[speaks]] * shares[speaks])
+        tokens, added = self._added(places[0], weights)
         new = ~np.isin(tokens, own)
         together = np.concatenate([own_weights, np.minimum(added[new], MAX_QUERY_WEIGHT)])
         heavy = together >= SMALLEST_WEIGHT
         return SparseVector.from_pairs(np.concatenate([own, tokens[new]])[heavy], together[heavy])
 
+    def places(self, ids: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """What each of the `ids` of a query speaks for, its word and its parts, and how much of an occurrence each of
+        these is: [1 + parts, n]; `NONE` for nothing."""
+        tables, rows = self.tables, list(ids)
+        return np.vstack([tables.words(rows), tables.part_token[rows].T]), tables.own_share[rows].T
+
+    def brought(
+        self, words: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """What the `words` [n] of a query bring along, where each of them is for the first time: the related words, and
+        what that adds to each, [n, related]."""
+        distinct, first = np.unique(words, return_index=True)
+        first = first[distinct != NONE]
+        related = np.full((len(words), self.tables.related_token.shape[1]), NONE, np.int32)
+        added = np.zeros(related.shape, np.float32)
+        if len(first):  # else the query's tokens speak for parts only
+            own = words[first]
+            emphasis = weights[own]
+            emphasis = self.factor * min(1.0, self.words / len(own)) * emphasis / emphasis.mean()
+            related[first] = self.tables.related_token[own]
+            added[first] = self.tables.related_weight[own] * emphasis[:, None]
+        return related, added
+
     def _added(
         self, words: NDArray[np.int32], weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Related words of the distinct `words`, and what each weighs."""
-        if not len(words):  # the query's tokens speak for parts only
-            return words, np.empty(0, np.float32)
-        named, emphasis = self.tables.related_token[words], weights[words]
-        emphasis = self.factor * min(1.0, self.words / len(words)) * emphasis / emphasis.mean()
-        values = (self.tables.related_weight[words] * emphasis[:, None]).ravel()
-        there = named.ravel() != NONE
-        tokens, at = np.unique(named.ravel()[there], return_inverse=True)
-        return tokens, np.bincount(at, values[there], len(tokens)).astype(np.float32)
+        """Related words of the `words` [n], and what each weighs."""
+        related, added = self.brought(words, weights)
+        there = related != NONE
+        tokens, at = np.unique(related[there], return_inverse=True)
+        return tokens, np.bincount(at, added[there], len(tokens)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

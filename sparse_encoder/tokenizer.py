@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -122,16 +122,42 @@ class Tokenizer:
 
         :raises ValueError: if `max_length` leaves no room for content.
         """
+        read = self._read(texts, max_length, most, self._backend.encode_batch_fast)
+        return [self._tokenised(windows, truncated=truncated) for windows, truncated in read]
+
+    def located_windows(self, text: str, max_length: int, most: int) -> list[list[Piece]]:
+        """The tokens of each window that `encode_windows` makes of `text`, at their places in `text` as it is given.
+
+        Slower than that: offsets are computed, and followed back through the normal form.
+
+        :raises ValueError: if `max_length` leaves no room for content.
+        """
+        ((windows, _),) = self._read([text], max_length, most, self._backend.encode_batch)
+        places = places_in(text, max(stop for window in windows for _, stop in window.offsets))
+        return [
+            [
+                Piece(token_id, token, token, None, None)
+                if token_id in self._special_ids and start == stop
+                else Piece(token_id, token, text[places[start] : places[stop]], places[start], places[stop])
+                for token_id, token, (start, stop) in zip(window.ids, window.tokens, window.offsets, strict=True)
+            ]
+            for window in windows
+        ]
+
+    def _read(
+        self, texts: Sequence[str], max_length: int, most: int, encode: Callable[..., list[tokenizers.Encoding]]
+    ) -> list[tuple[list[tokenizers.Encoding], bool]]:
+        """Of each text its windows, and whether its end is cut off; `encode`: with or without offsets."""
         room = max_length - self._template_tokens
         if room < 1:
             raise ValueError(f"max_length must exceed the {self._template_tokens} special tokens, got {max_length}")
         reach = room + (most - 1) * widest_step(room)
-        found: dict[int, list[TokenisedText]] = {}
+        found: dict[int, tuple[list[tokenizers.Encoding], bool]] = {}
         missing = list(range(len(texts)))
         characters, last = FIRST_CHARACTERS * reach, LAST_CHARACTERS * reach
         while missing:
             beginnings = [beginning(texts[index], characters) for index in missing]
-            contents = self._backend.encode_batch_fast(list(map(normalise, beginnings)), add_special_tokens=False)
+            contents = encode(list(map(normalise, beginnings)), add_special_tokens=False)
             for index, begun, content in zip(missing, beginnings, contents, strict=True):
                 whole = len(begun) == len(texts[index]) or not texts[index][len(begun) :].strip()
                 if whole or characters >= last or len(content) >= reach + SPARE_TOKENS:
@@ -161,16 +187,20 @@ class Tokenizer:
         room = max_length - self._template_tokens
         return FIRST_CHARACTERS * (room + (most - 1) * widest_step(room))
 
-    def _windows(self, content: tokenizers.Encoding, room: int, most: int, *, truncated: bool) -> list[TokenisedText]:
+    def _windows(
+        self, content: tokenizers.Encoding, room: int, most: int, *, truncated: bool
+    ) -> tuple[list[tokenizers.Encoding], bool]:
         step = window_step(len(content), room, most)
         windows = [content]
         if len(content) > room:
             content.truncate(room, stride=room - step)
             windows += content.overflowing
-        truncated = truncated or len(windows) > most
+        return [self._backend.post_process(window) for window in windows[:most]], truncated or len(windows) > most
+
+    def _tokenised(self, windows: Sequence[tokenizers.Encoding], *, truncated: bool) -> list[TokenisedText]:
         finished = []
-        for window in windows[:most]:
-            ids = self._backend.post_process(window).ids
+        for window in windows:
+            ids = window.ids
             finished.append(TokenisedText(ids, False, sum(id_ not in self._special_ids for id_ in ids)))
         finished[-1] = replace(finished[-1], truncated=truncated)
         return finished
@@ -192,6 +222,37 @@ def window_step(tokens: int, room: int, most: int) -> int:
 def normalise(text: str) -> str:
     """`text` in Unicode normal form C, with U+FFFD for what UTF-8 cannot hold."""
     return unicodedata.normalize("NFC", LONE_SURROGATE.sub("\ufffd", text))
+
+
+def places_in(text: str, most: int) -> Sequence[int]:
+    """For each of the first `most` characters of `normalise(text)`, and for what follows them, the place in `text`
+    where what it was made of begins.
+
+    In one pass: what comes together in normal form C follows each other, from one character that can stand at a
+    beginning to the next.
+    """
+    spelt = LONE_SURROGATE.sub("\ufffd", text)
+    if unicodedata.is_normalized("NFC", spelt):
+        return range(len(text) + 1)
+    places: list[int] = []
+    start, begun = 0, ""  # the normal form of what stands since `start`
+    marks = False  #: whether that is to be found again, for what was added since
+    for index, character in enumerate(spelt):
+        if len(places) > most:
+            return places
+        if unicodedata.combining(unicodedata.normalize("NFD", character)[0]):
+            marks = True
+            continue
+        if marks:
+            begun, marks = unicodedata.normalize("NFC", spelt[start:index]), False
+        alone = unicodedata.normalize("NFC", character)
+        together = unicodedata.normalize("NFC", begun + character)
+        if together == begun + alone:
+            places += [start] * len(begun)
+            start, begun = index, alone
+        else:
+            begun = together
+    return [*places, *[start] * len(unicodedata.normalize("NFC", spelt[start:])), len(text)]
 
 
 def unfolded(text: str) -> int:

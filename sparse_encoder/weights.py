@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,18 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         if not np.isfinite(scales).all():
             raise WeightsError(f"{name}{SCALE} holds NaN or infinity: install the package again")
         return self._holder[name + INT8].get_tensor(name + INT8), scales
+
+    def rows(self, name: str, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Of the matrix `name` these rows, without reading the others: [len(ids), columns]."""
+        if name + INT8 not in self._holder:
+            return self._rows(name, ids)
+        scales: NDArray[np.float32] = self._rows(name + SCALE, ids)
+        return dequantise(self._rows(name + INT8, ids), scales)
+
+    def _rows(self, name: str, ids: Sequence[int]) -> NDArray[Any]:
+        whole = self._holder[name].get_slice(name)
+        parts = [whole[token_id : token_id + 1] for token_id in ids]
+        return np.concatenate(parts) if parts else np.empty((0, whole.get_shape()[1]), np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

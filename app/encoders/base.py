@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from app.encoders.explaining import Reason
 from sparse_encoder.vector import SMALLEST_WEIGHT, SparseVector
 
 #: What a user may ask for; auto is the fastest that costs no retrieval quality.
@@ -75,6 +76,17 @@ class Encoder(Protocol):
 
         :raises ValueError: if the model computes NaN or infinity.
         :raises OutOfMemory: if the batch is too large for the device; the encoder can be used again.
+        """
+
+    def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
+        """Why each of `words` has its weight in the vector of the text `ids`, in order: computed in f32 where the
+        encoder can, so that a weight differs from that of `encode` by the rounding of its precision, or by 1e-4.
+
+        Takes about the time of encoding the text alone, and no memory that grows with the vocabulary; the first call
+        may load the checkpoint once more. `encode` may be called meanwhile.
+
+        :raises EncoderError: if the checkpoint is not there any more.
+        :raises OutOfMemory: if the device is full.
         """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,10 @@ import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from app.encoders.base import EncoderError, TokenBatch, own_rows, sparse_rows
+from app.encoders.explaining import Reason
 from app.encoders.graph.builder import Int8
 from app.encoders.graph.splade import Kind, build_graph, with_bf16_output
+from app.encoders.openvino_reader import OpenVINOReader
 from app.encoders.static_int8 import static_int8_graph
 from sparse_encoder.architectures import ARCHITECTURES
 from sparse_encoder.artifact import Artifact
@@ -99,6 +102,7 @@ class OpenVINOEncoder:
         if bfloat16:
             self._filled = FILLED_BLOCKS if precision == "bf16" and _has_int8(graph) else FILLED
         self._lock = threading.Lock()
+        self._reader = OpenVINOReader(artifact, self._emitted_ids, threads)
 
     def specialise(self) -> None:
         """See `Encoder.specialise`: a graph for one text of up to `SHORT` tokens, in which every shape is known."""
@@ -121,6 +125,11 @@ class OpenVINOEncoder:
         """See `Encoder.give_back_memory`."""
         with self._lock:
             self._request.get_compiled_model().release_memory()
+        self._reader.give_back_memory()
+
+    def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
+        """See `Encoder.explain`: by a graph of its own, beside which `encode` may run."""
+        return self._reader.explain(ids, words)
 
     def encode(self, batch: TokenBatch) -> list[SparseVector]:
         """See `Encoder.encode`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app.encoders.base import EncoderError, OutOfMemory, TokenBatch, own_rows
+from app.encoders.explaining import Head, Reading, Reason, reasons
 from sparse_encoder.architectures import Architecture
 from sparse_encoder.artifact import Activation, Artifact
-from sparse_encoder.modeling_lexical_bert import INTEGERS, LexicalBertForMaskedLM, put_own_words
+from sparse_encoder.modeling_lexical_bert import INTEGERS, NONE, LexicalBertForMaskedLM, put_own_words
 from sparse_encoder.own_weights import OwnWeights
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights, WeightsError
@@ -116,6 +117,68 @@ class TorchEncoder:
         tokens = self._ids[columns[order]].to(torch.int32)
         return rows[order].cpu().numpy(), tokens.cpu().numpy(), weights[order].cpu().numpy()
 
+    def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
+        """See `Encoder.explain`: in the precision in which it encodes."""
+        try:
+            with self._lock, torch.inference_mode():
+                reading = self._read(TokenBatch.pad([ids], 0))
+                head = None if self._own_tokens else self._head_of(words)
+        except torch.OutOfMemoryError as error:
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(str(error)) from None  # the cause holds tensors
+        return reasons(reading, head, words, self._activation, self._pooling)
+
+    def _read(self, batch: TokenBatch) -> Reading:
+        """Of the only text of `batch`."""
+        ids, mask = self._inputs(batch)
+        length = ids.shape[1]
+        nothing: NDArray[np.float32] = np.empty((0, length), np.float32)
+        places: NDArray[np.int32] = nothing.astype(np.int32)
+        related: NDArray[np.int32] = nothing.T.astype(np.int32)
+        weights = shares = nothing
+        added = states = nothing.T
+        speaks = np.ones(length, np.bool_)
+        if self._own_tokens:
+            places = np.where(self._is_emitted[batch.ids], batch.ids, np.int32(NONE))
+            weights, shares = _array(self._model(ids, mask)), np.ones(places.shape, np.float32)
+        elif self._lexical:
+            hidden = self._model.bert(input_ids=ids, attention_mask=mask.to(torch.int64))[0]
+            own = self._model.own_words(ids, mask)
+            of_places = self._model.own_weights(hidden, own)
+            places = own.tokens.cpu().numpy().astype(np.int32).reshape(-1, length)
+            weights, shares = (_array(part).reshape(-1, length) for part in (of_places, own.shares))
+            speaks = places[0] != NONE
+            states = _array(self._model.head_states(hidden, ids)[0])
+            if self._model.config.related:
+                tokens, adds = self._model.related_words(hidden, own, of_places)
+                related = tokens.cpu().numpy().astype(np.int32).reshape(length, -1)
+                added = _array(adds).reshape(length, -1)
+        else:
+            states = _array(self._head_states(ids, mask)[0])
+        return Reading(
+            ids=batch.ids[0],
+            places=places,
+            weights=weights,
+            shares=shares,
+            related=related,
+            added=added,
+            states=states,
+            speaks=speaks,
+        )
+
+    def _head_of(self, words: NDArray[np.int32]) -> Head:
+        """The rows and biases of `words`; zeros for a word that has no row."""
+        columns = self._column[torch.from_numpy(words).to(self._device, torch.int64)]
+        rows = np.zeros((len(words), self._rows.shape[1]), np.float32)
+        if self._headed is None:
+            rows[:] = _array(self._rows[columns])
+        else:
+            at = torch.searchsorted(self._headed, columns).clamp(max=len(self._headed) - 1)
+            has_row = self._headed[at] == columns
+            rows[has_row.cpu().numpy()] = _array(self._rows[at[has_row]])
+        return Head(rows, _array(self._bias[columns]))
+
     def _inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Ids and, true for a token, mask: [B, L]."""
         ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
@@ -173,6 +236,11 @@ class TorchEncoder:
         for _ in range(self._activation.count("log1p")):
             weights = torch.log1p(weights)
         return weights
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return values
 
 
 def _tensor(weights: Weights, name: str) -> NDArray[Any]:

@@ -17,7 +17,7 @@ from app.models.loaded import LoadedModel
 from app.models.wire import JSON, Form, Keys, form_of
 from app.web.bodies import check_size
 from app.web.middleware import CLIENT, Client, client_of
-from app.web.schemas import EncodeRequest
+from app.web.schemas import EncodeRequest, TextsRequest
 from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType, Manifest
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
@@ -54,12 +54,12 @@ async def answer(request: Request, asked: EncodeRequest, form: Form | None = Non
     form = form or _form(request, asked)
     if form.media_type != JSON:
         asked = asked.model_copy(update={"sparse_embedding_format": "indices"})
-    texts, refused = _texts(asked, service.limits)
+    texts, refused = texts_of(asked, service.limits)
     service.metrics.client_texts.labels(request.scope.get(CLIENT, WITHOUT_KEY)).inc(len(texts))
     work = _answer(
         service, asked, texts, refused, asked_version(request, asked.version), client_of(request.scope), form
     )
-    return await _unless_client_leaves(request, work)
+    return await unless_client_leaves(request, work)
 
 
 def _form(request: Request, asked: EncodeRequest) -> Form:
@@ -83,7 +83,7 @@ def _form(request: Request, asked: EncodeRequest) -> Form:
     return form
 
 
-def _texts(asked: EncodeRequest, limits: Limits) -> tuple[list[str], set[int]]:
+def texts_of(asked: TextsRequest, limits: Limits) -> tuple[list[str], set[int]]:
     """The texts, blank in place of those that cannot be encoded; and the places of these.
 
     :raises TooLarge: if there are too many, or, unless the request takes null for an answer, one is too long.
@@ -109,14 +109,8 @@ async def _answer(
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
     input_type: InputType = "query" if asked.input_type == "query" else "document"
     with service.versions.hold(await service.find(version)) as resident:
-        keys = resident.model.keys.get(asked.sparse_embedding_format)
-        if keys is None:
-            raise InvalidField(
-                f"{resident.version} has more tokens than a sparse_vector field of OpenSearch has ids "
-                f"({MAX_TOKEN_IDS:,}): use a rank_features field and the format word",
-                "sparse_embedding_format",
-            )
-        query_tokens = _query_tokens(asked, resident.model)
+        keys = keys_of(resident.model, asked.sparse_embedding_format, "sparse_embedding_format")
+        query_tokens = table_of(asked, resident.model)
         encoded = await service.engine.encode(
             resident.model,
             texts,
@@ -125,13 +119,13 @@ async def _answer(
             client=client.name,
             weight=client.weight,
             truncate=asked.truncate == "end",
-            max_windows=_max_windows(asked, service.limits),
+            max_windows=windows_of(asked, service.limits),
             lenient=asked.on_error == "null",
         )
         refused |= encoded.failed
         vectors = [None if index in refused else vector for index, vector in enumerate(encoded.vectors)]
         started = time.perf_counter()
-        top_k = _top_k(asked, service.limits, resident.model.manifest)
+        top_k = most_tokens(asked, service.limits, resident.model.manifest)
         body, answered_tokens = await _write(asked, top_k, vectors, form, keys)
         write_seconds = time.perf_counter() - started
         service.metrics.count_answer(
@@ -192,7 +186,19 @@ def asked_version(request: Request, given_by_body: str | None) -> str | None:
     return given.pop() if given else None
 
 
-def _query_tokens(asked: EncodeRequest, model: LoadedModel) -> QueryTokens | None:
+def keys_of(model: LoadedModel, format_: str, field: str) -> Keys:
+    """:raises InvalidField: names `field`, if the vectors of `model` cannot be written in `format_`."""
+    keys = model.keys.get(format_)
+    if keys is None:
+        raise InvalidField(
+            f"{model.version} has more tokens than a sparse_vector field of OpenSearch has ids ({MAX_TOKEN_IDS:,}): "
+            "use a rank_features field and the format word",
+            field,
+        )
+    return keys
+
+
+def table_of(asked: TextsRequest, model: LoadedModel) -> QueryTokens | None:
     """The table to encode the texts with, or None for the encoder."""
     if asked.input_type != "query":
         if asked.query_encoding:
@@ -218,7 +224,7 @@ def _query_tokens(asked: EncodeRequest, model: LoadedModel) -> QueryTokens | Non
     return available if wanted else None
 
 
-def _max_windows(asked: EncodeRequest, limits: Limits) -> int:
+def windows_of(asked: TextsRequest, limits: Limits) -> int:
     """In how many windows a text is encoded at most; 1: what the model does not read at once is cut off."""
     if asked.input_type == "query":
         if asked.long_texts:
@@ -229,7 +235,7 @@ def _max_windows(asked: EncodeRequest, limits: Limits) -> int:
     return limits.max_windows if (asked.long_texts or limits.long_texts) == "windows" else 1
 
 
-async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled if the client hangs up meanwhile; who does so at once is seen late.
 
     :raises ClientGone: if it did.
@@ -265,7 +271,7 @@ async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) 
             watch.cancel()
 
 
-def _top_k(asked: EncodeRequest, limits: Limits, manifest: Manifest) -> int:
+def most_tokens(asked: TextsRequest, limits: Limits, manifest: Manifest) -> int:
     """Tokens of a vector: as the request says, or as the service and the publisher of the model do."""
     usual = limits.top_k_query if asked.input_type == "query" else limits.top_k_document
     return asked.top_k or min(usual, manifest.max_active_tokens or usual)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app import __version__
 from app.metrics import CONTENT_TYPE
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
@@ -69,11 +68,6 @@ async def encode(request: Request) -> Response:
     """
     service = get_service(request)
     return await answer(request, parse(await read_body(request, service.limits.max_body_bytes), EncodeRequest))
-
-
-@router.get("/", summary="What this is")
-async def root() -> dict[str, str]:
-    return {"service": "sparse encoder: texts to weighted tokens", "version": __version__, "docs": "/docs"}
 
 
 @router.get("/ping", summary="Would a request be answered now? As model servers are asked")

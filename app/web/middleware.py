@@ -20,13 +20,15 @@ from app.metrics import Metrics
 from app.web.access import ApiKeys
 from app.web.lifecycle import Lifecycle
 
+#: The files of the pages, which tell nothing either: a browser asks for them before anybody can give it a key.
+PAGES = "/pages/"
 #: For the machines that watch the service; they tell nothing of texts. The admin routes have a key of their own.
 OPEN_PATHS = {"/", "/livez", "/readyz", "/ping", "/health", "/metrics"}
 ADMIN = "/admin/"
 #: Their requests are logged, others for debugging only.
 ENCODING = {
     f"{side}{path}" for side in ("", "/query", "/document") for path in ("/encode", "/embed_sparse", "/tokenize")
-}
+} | {"/explain"}
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
 #: And for the weight of its share.
@@ -155,4 +157,4 @@ class AccessMiddleware:
 
     @staticmethod
     def _is_open(path: str) -> bool:
-        return path in OPEN_PATHS or path.startswith(ADMIN)
+        return path in OPEN_PATHS or path.startswith((ADMIN, PAGES))

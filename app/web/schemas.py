@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from app.models.scoring import CEILING_INGEST, CEILING_SEARCH, Rounding
+
 TEXTS_NAMES = ("texts", "inputs", "input", "text_docs")
 INPUT_TYPE_NAMES = ("input_type", "content_type")
 
@@ -52,8 +54,8 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-class EncodeRequest(BaseModel):
-    """The body of `POST /encode`; a bare list or string stands for `texts`."""
+class TextsRequest(BaseModel):
+    """What the bodies of `POST /encode` and `POST /explain` have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,17 +74,6 @@ class EncodeRequest(BaseModel):
         validation_alias=AliasChoices(*INPUT_TYPE_NAMES),
         description="What the texts are; passage means document, which they are if nothing is said. May also be called "
         "content_type, or be ?input_type=, X-Input-Type, or the beginning of the path: /query/encode.",
-    )
-    sparse_embedding_format: Annotated[
-        Literal["word", "lexical", "token_id", "sparse_vector", "full", "indices"], BeforeValidator(_lower)
-    ] = Field(
-        "word",
-        description="Keys of the answer: tokens (word and lexical are the same), ids of the tokenizer as strings, or "
-        "the ids that a sparse_vector field of OpenSearch can hold. full: a list of id, word and weight. indices: "
-        "two lists, indices and values.",
-    )
-    return_tokens: bool = Field(
-        False, strict=True, description="With the format indices: a third list, tokens, the words of the indices."
     )
     query_encoding: Annotated[Literal["model", "inference_free"] | None, BeforeValidator(_lower)] = Field(
         None,
@@ -121,7 +112,61 @@ class EncodeRequest(BaseModel):
         return body
 
 
+class EncodeRequest(TextsRequest):
+    """The body of `POST /encode`; a bare list or string stands for `texts`."""
+
+    sparse_embedding_format: Annotated[
+        Literal["word", "lexical", "token_id", "sparse_vector", "full", "indices"], BeforeValidator(_lower)
+    ] = Field(
+        "word",
+        description="Keys of the answer: tokens (word and lexical are the same), ids of the tokenizer as strings, or "
+        "the ids that a sparse_vector field of OpenSearch can hold. full: a list of id, word and weight. indices: "
+        "two lists, indices and values.",
+    )
+    return_tokens: bool = Field(
+        False, strict=True, description="With the format indices: a third list, tokens, the words of the indices."
+    )
+
+
+class ExplainRequest(TextsRequest):
+    """The body of `POST /explain`; a bare list or string stands for `texts`."""
+
+    query: str | None = Field(
+        None,
+        min_length=1,
+        description="A query that the texts, which are documents then, are scored against. It is explained as well.",
+    )
+    query_top_k: int | None = Field(
+        None, ge=1, strict=True, description="top_k of the query; that of the texts is top_k."
+    )
+    query_min_weight: float = Field(0.0, ge=0, allow_inf_nan=False, description="As min_weight, of the query.")
+    rounding: Annotated[Rounding, BeforeValidator(_lower)] = Field(
+        "rank_features",
+        description="Score as OpenSearch does with a field of this type: rank_features keeps nine bits of a document's "
+        "weight; sparse_vector, where it searches approximately, a byte of each; none does not round.",
+    )
+    quantization_ceiling_ingest: float = Field(
+        CEILING_INGEST, gt=0, allow_inf_nan=False, description="Of the sparse_vector field, as its mapping says."
+    )
+    quantization_ceiling_search: float = Field(
+        CEILING_SEARCH, gt=0, allow_inf_nan=False, description="Of the sparse_vector field, as its mapping says."
+    )
+
+
 #: Bodies that work as they stand, shown in /docs.
+EXPLAIN_EXAMPLES: dict[str, dict[str, Any]] = {
+    "query_and_documents": {
+        "summary": "검색어와 문서: 점수와 그 까닭",
+        "value": {
+            "query": "휴대폰 고장",
+            "texts": [
+                "화면이 깨진 스마트폰은 구입한 날부터 일 년 동안 무상으로 수리한다.",
+                "감기에 걸리면 물을 자주 마신다.",
+            ],
+        },
+    },
+    "document": {"summary": "문서 한 건", "value": {"texts": ["부동산 임대차 계약을 해지하는 방법"], "top_k": 20}},
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "documents": {
         "summary": "문서 두 건",

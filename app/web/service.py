@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import SecretStr
 
 from app.engine.engine import Engine
+from app.engine.explaining import Explainer
 from app.errors import ServiceError, Unavailable, UnknownVersion
 from app.metrics import Metrics
 from app.versions.resident import Resident, Versions
@@ -37,6 +38,7 @@ class Service:
     """What the routes need; `main` puts it on `app.state.service`."""
 
     engine: Engine
+    explainer: Explainer
     versions: Versions
     stored: Stored | None  #: None for a service of one model from no store
     limits: Limits

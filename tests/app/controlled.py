@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from app.encoders.base import Encoder, OutOfMemory, TokenBatch
+from app.encoders.explaining import Reason
 from sparse_encoder.vector import SparseVector
 
 
@@ -24,6 +29,9 @@ class ControlledEncoder:
         self.poison: list[int] | None = None  #: ids of a text that makes it raise
         self.specialised = threading.Event()
         self.gave_back = threading.Event()
+        self.explaining = threading.Event()
+        self.may_explain = threading.Event()  #: set at first; as long as it is not, every explanation waits
+        self.may_explain.set()
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
 
@@ -42,6 +50,13 @@ class ControlledEncoder:
             raise RuntimeError("nothing can be given back")
         self._inner.give_back_memory()
 
+    def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
+        self.explaining.set()
+        self.may_explain.wait()
+        if self.fails:
+            raise MemoryError("secret detail of the encoder")
+        return self._inner.explain(ids, words)
+
     def hold(self) -> None:
         """From now on every batch waits inside the encoder until `release`."""
         self.batches.clear()
@@ -51,6 +66,7 @@ class ControlledEncoder:
 
     def release(self) -> None:
         self._open.set()
+        self.may_explain.set()
 
     async def entered(self) -> None:
         """Returns when one more batch has reached the encoder since `hold`."""

@@ -21,6 +21,7 @@ from sparse_encoder.tokenizer import (
     Tokenizer,
     beginning,
     normalise,
+    places_in,
     unfolded,
     window_step,
 )
@@ -248,3 +249,39 @@ def test_a_beginning_is_one(text: str, most: int) -> None:
     assert text.startswith(begun)
     assert unfolded(begun) <= most or len(begun) == 1
     assert begun or not text
+
+
+@given(ANY_STRING)
+def test_every_character_of_the_normal_form_has_its_place(text: str) -> None:
+    whole = normalise(text)
+    places = list(places_in(text, len(whole)))
+    assert len(places) == len(whole) + 1
+    assert places == sorted(places)
+    assert (places[0], places[-1]) == (0, len(text))
+    for start in range(len(whole)):  # what stands between two places comes to what stands between two characters
+        if places[start] != places[start + 1]:
+            first = places.index(places[start])
+            assert normalise(text[places[start] : places[start + 1]]) == whole[first : start + 1]
+
+
+@given(
+    st.lists(st.sampled_from(["손해배상", "청구\u0301", "cafe\u0301", "각", "\ud800", "3.5", "😀", " "])), st.booleans()
+)
+def test_tokens_are_found_where_they_stand_in_the_text_as_it_was_given(words: list[str], decomposed: bool) -> None:
+    text = " ".join(words)
+    text = unicodedata.normalize("NFD", text) if decomposed else text
+    windows = TOKENIZER.located_windows(text, 12, 3)
+    assert [[piece.id for piece in window] for window in windows] == [
+        window.ids for window in TOKENIZER.encode_windows([text], 12, 3)[0]
+    ]
+    for piece in (piece for window in windows for piece in window):
+        if piece.start is None or piece.stop is None:
+            assert piece.token in ("[CLS]", "[SEP]")
+            continue
+        assert piece.text == text[piece.start : piece.stop]
+        if piece.token != "[UNK]":
+            assert normalise(piece.text) == piece.token.removeprefix("##")
+
+
+def test_of_a_long_text_only_the_places_that_are_read_are_looked_for() -> None:
+    assert len(places_in(unicodedata.normalize("NFD", "각") * 100_000, 10)) < 20

@@ -43,10 +43,10 @@ def _embeddings(build: Builder, shape: BertShape, ids: ov.Node, positions: ov.No
     words = build.embedding(shape.words, ids)
     types = f"{prefix}.token_type_embeddings.weight"  # every token has type 0
     if not shape.positions:
-        words = op.add(words, op.constant(build.get(types)[0])) if build.has(types) else words
+        words = op.add(words, op.constant(build.get(types)[0])) if types in build else words
         return build.layer_norm(f"{prefix}.LayerNorm", words, shape.epsilon)
     places = build.get(f"{prefix}.position_embeddings.weight")
-    if build.has(types):
+    if types in build:
         places = places + build.get(types)[0]
     rows = op.gather(op.constant(np.ascontiguousarray(places[shape.first_position :])), positions, index(0))
     return build.layer_norm(f"{prefix}.LayerNorm", op.add(words, rows), shape.epsilon)

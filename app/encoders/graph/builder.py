@@ -40,7 +40,7 @@ class Builder:
         self._int8 = int8
         self._rounded = True  #: every matrix so far is one that `quantise` gives back
 
-    def has(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._weights
 
     def get(self, name: str) -> NDArray[np.float32]:

@@ -76,11 +76,11 @@ class OwnWords:
             shares = _behind_each_other(op.gather(op.constant(build.get("own_share")), ids, index(0)))
         self._words = words  #: [B, L]
         self.speaks = op.not_equal(words, silent)  #: [B, L], true: holds a word
-        self._places, self._shares = words, shares  #: [B, L x (1 + parts)]
+        self.places, self.shares = words, shares  #: [B, L x (1 + parts)] columns, and how much of an occurrence each is
         if shape.parts:
             found = op.gather(op.constant(self._columns("part_token")), ids, index(0))
             parts = op.select(op.unsqueeze(mask, index(2)), found, silent)
-            self._places = op.concat([words, _behind_each_other(parts)], 1)
+            self.places = op.concat([words, _behind_each_other(parts)], 1)
 
     def _columns(self, name: str) -> NDArray[np.int32]:
         """The tokens of the weight `name` as columns."""
@@ -119,12 +119,12 @@ class OwnWords:
     def weights(self, states: ov.Node) -> ov.Node:
         """What the word of each place weighs, f32 [B, L x (1 + parts)]; 0 where there is none."""
         saturation, power = self._shape.saturation, self._shape.length_power
-        spoken = op.convert(op.not_equal(self._places, scalar(self._silent, np.int32)), ov.Type.f32)
-        if self._shares is not None:
-            spoken = op.multiply(spoken, self._shares)
-        counts = self._sums(self._places, spoken, COUNT_BITS)
+        spoken = op.convert(op.not_equal(self.places, scalar(self._silent, np.int32)), ov.Type.f32)
+        if self.shares is not None:
+            spoken = op.multiply(spoken, self.shares)
+        counts = self._sums(self.places, spoken, COUNT_BITS)
         words = op.convert(self.speaks, ov.Type.f32)
-        if self._shares is not None:
+        if self.shares is not None:
             words = self._of_words(spoken)
         lengths = op.maximum(op.reduce_sum(words, index([1]), True), scalar(1, np.float32))
         saturated = op.divide(
@@ -135,7 +135,7 @@ class OwnWords:
         if self._shape.parts:
             importance = op.concat([importance] * (1 + self._shape.parts), 1)
         own_weight = np.append(2 * self._build.get("own_weight")[self._emitted_ids], np.float32(0))
-        own = op.gather(op.constant(own_weight), self._places, index(0))
+        own = op.gather(op.constant(own_weight), self.places, index(0))
         return op.relu(op.multiply(op.multiply(own, frequency), importance))
 
     def only_speaking(self, states: ov.Node) -> ov.Node:
@@ -148,6 +148,17 @@ class OwnWords:
         """`logits` [B, columns] and what the table says of the own words, which have `weights`."""
         if not self._shape.related:
             return logits
+        places, added = self.related(states, weights)
+        flat_places, flat_added = (
+            op.reshape(node, index([0, -1]), True) for node in (places, _to_fixed(added, ADDED_BITS))
+        )
+        nothing = op.broadcast(scalar(0, np.int32), op.shape_of(logits, "i64"))
+        related = self._scattered(nothing, flat_places, flat_added, "sum", use_init_val=True)
+        return op.add(logits, _from_fixed(related, ADDED_BITS))
+
+    def related(self, states: ov.Node, weights: ov.Node) -> tuple[ov.Node, ov.Node]:
+        """The columns that the word of each position brings up by the table, and what that adds to the logit of each:
+        [B, L, related]. Own words have `weights`; the silent column stands where there is none."""
         own = self._of_words(weights)
         counts = op.maximum(
             self._sums(self._words, op.convert(self.speaks, ov.Type.f32), COUNT_BITS), scalar(1, np.float32)
@@ -167,16 +178,11 @@ class OwnWords:
         places = op.select(
             first, op.gather(op.constant(columns), self._words, index(0)), scalar(self._silent, np.int32)
         )
-        flat_places, flat_added = (
-            op.reshape(node, index([0, -1]), True) for node in (places, _to_fixed(added, ADDED_BITS))
-        )
-        nothing = op.broadcast(scalar(0, np.int32), op.shape_of(logits, "i64"))
-        related = self._scattered(nothing, flat_places, flat_added, "sum", use_init_val=True)
-        return op.add(logits, _from_fixed(related, ADDED_BITS))
+        return places, added
 
     def put(self, vectors: ov.Node, weights: ov.Node) -> ov.Node:
         """`vectors` [B, columns] in which own words have their `weights`; empty for a text that holds none."""
-        whole = self._scattered(vectors, self._places, weights, "max", use_init_val=False)
+        whole = self._scattered(vectors, self.places, weights, "max", use_init_val=False)
         any_word = op.reduce_max(op.convert(self.speaks, ov.Type.f32), index([1]), True)
         return op.multiply(whole, any_word)
 

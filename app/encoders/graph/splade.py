@@ -6,7 +6,7 @@ vocabulary, and each tile is reduced over the positions before the next one star
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +53,9 @@ def build_graph(
     :raises EncoderError: if the model is of a kind that this graph does not compute, or a weight is missing.
     :raises WeightsError: if a weight cannot be used.
     """
-    shape = _shape(kind.architecture, config)
-    ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
-    lengths = op.parameter([-1], ov.Type.i32, name="lengths")
+    shape = shape_of(kind.architecture, config)
     build = Builder(weights, int8)
-    row_length = op.gather(op.shape_of(ids, "i32"), index(1), index(0))
-    positions = op.range(scalar(0, np.int32), row_length, scalar(1, np.int32), "i32")
-    mask = op.less(op.unsqueeze(positions, index(0)), op.unsqueeze(lengths, index(1)))  # [B, L], true: a real token
+    ids, lengths, positions, mask = inputs()
     if isinstance(shape, LexicalBertShape):
         if (kind.activation, kind.pooling) != ("log1p_relu", "max"):
             raise EncoderError(
@@ -74,10 +70,7 @@ def build_graph(
         states = bert_states(build, shape, ids, positions, mask)
         vectors = op.squeeze(op.relu(build.linear(shape.own_weight, states)), index([2]))
     else:
-        if isinstance(shape, BertShape):
-            states = bert_head(build, shape, bert_states(build, shape, ids, positions, mask))
-        else:
-            states = modernbert_states(build, shape, ids, positions, mask)
+        states = head_states(build, shape, ids, positions, mask)
         # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
         first = op.gather(states, index([0]), index(1))
         decoder, bias = _decoder(build, shape, emitted_ids)
@@ -87,6 +80,24 @@ def build_graph(
         else:
             vectors = _sum_head(states, mask, decoder, bias, kind.activation)
     return ov.Model([op.result(vectors)], [ids, lengths], "splade")
+
+
+def inputs() -> tuple[ov.Node, ov.Node, ov.Node, ov.Node]:
+    """Parameters `ids` [B, L] and `lengths` [B]; positions 0 to L-1, and a mask [B, L], true for a real token."""
+    ids = op.parameter([-1, -1], ov.Type.i32, name="ids")
+    lengths = op.parameter([-1], ov.Type.i32, name="lengths")
+    row_length = op.gather(op.shape_of(ids, "i32"), index(1), index(0))
+    positions = op.range(scalar(0, np.int32), row_length, scalar(1, np.int32), "i32")
+    return ids, lengths, positions, op.less(op.unsqueeze(positions, index(0)), op.unsqueeze(lengths, index(1)))
+
+
+def head_states(
+    build: Builder, shape: BertShape | ModernBertShape, ids: ov.Node, positions: ov.Node, mask: ov.Node
+) -> ov.Node:
+    """What the decoder multiplies, f32 [B, L, hidden], of a model with nothing but a head over the vocabulary."""
+    if isinstance(shape, BertShape):
+        return bert_head(build, shape, bert_states(build, shape, ids, positions, mask))
+    return modernbert_states(build, shape, ids, positions, mask)
 
 
 def _lexical_bert(
@@ -108,11 +119,11 @@ def _lexical_bert(
 
 def _lexical_logits(build: Builder, shape: BertShape, emitted_ids: NDArray[np.int32], states: ov.Node) -> ov.Node:
     """The head's logits [B, columns]; a word whose row is zero has its bias and costs no product."""
-    has_row = build.has_values(_first(build, shape.decoders))[emitted_ids]
+    has_row = build.has_values(first_of(build, shape.decoders))[emitted_ids]
     if has_row.all():
         return _max_logits(states, *_decoder(build, shape, emitted_ids))
     head = _max_logits(states, *_decoder(build, shape, emitted_ids[has_row]))
-    bias = build.get(_first(build, shape.decoder_biases))[emitted_ids[~has_row]]
+    bias = build.get(first_of(build, shape.decoder_biases))[emitted_ids[~has_row]]
     texts = op.gather(op.shape_of(head, "i64"), index([0]), index(0))
     constant = op.broadcast(op.constant(bias), op.concat([texts, index([len(bias)])], 0))
     column = np.empty(len(emitted_ids), np.int32)
@@ -125,11 +136,11 @@ def _decoder(
 ) -> tuple[list[ov.Node], NDArray[np.float32]]:
     """The rows of the emitted ids, in tiles, and their bias."""
     tiles = [emitted_ids[start : start + VOCABULARY_TILE] for start in range(0, len(emitted_ids), VOCABULARY_TILE)]
-    rows = list(build.tiles(_first(build, shape.decoders), tiles))
-    return rows, build.get(_first(build, shape.decoder_biases))[emitted_ids]
+    rows = list(build.tiles(first_of(build, shape.decoders), tiles))
+    return rows, build.get(first_of(build, shape.decoder_biases))[emitted_ids]
 
 
-def _shape(architecture: Architecture, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
+def shape_of(architecture: Architecture, config: Mapping[str, Any]) -> BertShape | LexicalBertShape | ModernBertShape:
     try:
         if architecture == "LexicalBertForMaskedLM":
             return LexicalBertShape.from_config(config)
@@ -178,9 +189,9 @@ def _activate(logits: ov.Node, activation: Activation) -> ov.Node:
     return weights
 
 
-def _first(build: Builder, names: Sequence[str]) -> str:
+def first_of(weights: Container[object], names: Sequence[str]) -> str:
     """Of a weight that has several names: one that is tied to another is not in the file a second time."""
-    return next((name for name in names if build.has(name)), names[0])
+    return next((name for name in names if name in weights), names[0])
 
 
 def with_bf16_output(graph: ov.Model) -> ov.Model:

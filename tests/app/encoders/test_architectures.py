@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from app.encoders.base import Encoder, EncoderError, TokenBatch
+from app.encoders.explaining import Reason
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder import modeling_lexical_bert
@@ -207,6 +208,81 @@ def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any
         few = 0 if artifact.manifest.architecture == "XLMRobertaModel" else 10
         assert np.count_nonzero(expected) > few or number > 4 or len(text) < 5
         np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_every_weight_is_explained_by_the_positions_that_brought_it(name: str, saved: tuple[Artifact, Any]) -> None:
+    artifact, model = saved
+    encoder = cast(Encoder, ENCODERS[name](artifact))
+    random = np.random.default_rng(4)
+    texts = [[2, *random.integers(10, VOCABULARY, length).tolist(), 3] for length in (5, 40)]
+    texts += [[2, *[11, 14] * 6, 11, 3], [2, 12, 15, 12, 21, 3], [2, 12, 12, 3]]
+    for text in texts:
+        (vector,) = encoder.encode(TokenBatch.pad([text], PAD))
+        found = encoder.explain(text, vector.ids)
+        np.testing.assert_allclose([reason.weight for reason in found], vector.weights, rtol=1e-4, atol=1e-4)
+        for reason in found:
+            if reason.at is not None or reason.related:
+                assert sum(share for _, share in reason.shares) == pytest.approx(1, abs=1e-5) or len(text) > 16
+            else:
+                assert not reason.shares  # the bias alone brought it
+        explained(artifact, model, text, dict(zip(vector.ids.tolist(), found, strict=True)))
+    assert encoder.explain(texts[0], np.empty(0, np.int32)) == []
+
+
+@torch.inference_mode()
+def explained(artifact: Artifact, model: Any, text: list[int], found: dict[int, Reason]) -> None:
+    """Whether the reasons of the words are those of the torch `model`, computed in another way."""
+    ids, mask = torch.tensor([text]), torch.ones(1, len(text))
+    if isinstance(model, OwnWeights):
+        weights = model(ids, mask)[0].numpy()
+        for word, reason in found.items():
+            there = np.array(text) == word
+            assert (reason.own, reason.at) == (True, int((weights * there).argmax()))
+            assert {at for at, _ in reason.shares} == set(np.flatnonzero(there).tolist())
+    elif artifact.manifest.architecture == "LexicalBertForMaskedLM":
+        explained_lexical(model, text, found)
+    else:
+        logits = model(ids, attention_mask=mask).logits[0].numpy()
+        for word, reason in found.items():
+            assert reason.own == (word in text)
+            if reason.at is None:  # the padding token, whose row is zero where it is tied
+                assert (word, reason.head) == (PAD, pytest.approx(logits[0, word], abs=1e-3))
+                continue
+            assert reason.head == pytest.approx(logits[reason.at, word], abs=1e-3)
+            assert reason.head == pytest.approx(logits[:, word].max(), abs=1e-3)
+            if artifact.manifest.pooling == "sum":
+                parts = np.log1p(np.maximum(logits[:, word], 0))
+                parts = np.log1p(parts) if artifact.manifest.activation == "log1p_log1p_relu" else parts
+                shares = dict(reason.shares)
+                assert shares == pytest.approx({at: parts[at] / parts.sum() for at in shares}, abs=1e-3)
+                assert min(shares.values()) >= np.sort(parts)[::-1][len(shares) - 1] / parts.sum() - 1e-3
+
+
+def explained_lexical(model: Any, text: list[int], found: dict[int, Reason]) -> None:
+    ids = torch.tensor([text])
+    own = model.own_words(ids, torch.ones(1, len(text)))
+    places = own.tokens[0].numpy().reshape(-1, len(text))
+    speaks = places[0] >= 0
+    hidden = model.bert(input_ids=ids)[0]
+    logits = model.decoder(model.head_states(hidden, ids))[0].numpy()
+    tokens, added = torch.empty(1, 0), torch.empty(1, 0)
+    if model.config.related:
+        tokens, added = model.related_words(hidden, own, model.own_weights(hidden, own))
+    for word, reason in found.items():
+        assert reason.own == (word in places)
+        if reason.own:
+            counts = np.where(places == word, own.shares[0].numpy().reshape(places.shape), 0).sum(0)
+            expected = {at: count / counts.sum() for at, count in enumerate(counts) if count}
+            assert dict(reason.shares) == pytest.approx(expected, abs=1e-5)
+            continue
+        assert reason.head == pytest.approx(logits[speaks, word].max(), abs=1e-3)
+        assert (reason.at is None) == (not model.decoder.weight[word].any())
+        assert reason.at is None or speaks[reason.at]
+        assert reason.at is None or logits[reason.at, word] == pytest.approx(reason.head, abs=1e-3)
+        adds = float(added[0][tokens[0] == word].sum())
+        assert sum(value for _, value in reason.related) == pytest.approx(adds, abs=1e-3)
+        assert all(word in model.related_token[by] and by in places[0] for by, _ in reason.related)
 
 
 def lexical_bert(directory: Path, tiny_artifact: Path, own_token: list[int]) -> Artifact:

@@ -165,6 +165,35 @@ def test_a_lower_precision_stays_within_its_rounding(
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *ROUNDED])
+def test_an_explanation_comes_to_the_weights_of_the_vector(
+    name: str, artifact: Artifact, tiny_tokenizer: Tokenizer
+) -> None:
+    encoder = {**ENCODERS, **ROUNDED}[name](artifact)
+    for text in tiny_tokenizer.encode_batch(TEXTS[:4], 64):
+        (vector,) = encoder.encode(TokenBatch.pad([text.ids], tiny_tokenizer.pad_id))
+        weights = np.array([reason.weight for reason in encoder.explain(text.ids, vector.ids)])
+        error = np.linalg.norm(weights - vector.weights) / np.linalg.norm(vector.weights)
+        assert error < (encoder.rounding or TOLERANCE)
+
+
+def test_an_explanation_that_nobody_asks_for_takes_no_memory(artifact: Artifact, tiny_tokenizer: Tokenizer) -> None:
+    encoder = openvino(artifact)
+    (text,) = tiny_tokenizer.encode_batch([SENTENCES[0]], 64)
+    (vector,) = encoder.encode(TokenBatch.pad([text.ids], tiny_tokenizer.pad_id))
+
+    def is_loaded() -> bool:
+        return encoder._reader._request is not None
+
+    assert not is_loaded()
+    before = encoder.explain(text.ids, vector.ids)
+    encoder.give_back_memory()
+    assert is_loaded()  # it was used since the last time
+    encoder.give_back_memory()
+    assert not is_loaded()
+    assert encoder.explain(text.ids, vector.ids) == before
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *ROUNDED])
 def test_words_that_are_repeated_hundreds_of_times_are_counted(
     name: str, lexical_artifact: Path, tiny_tokenizer: Tokenizer
 ) -> None:
