@@ -3,6 +3,7 @@
 # opensearch: run a node to try it with
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 
+# docs: the documentation as a site in build/site
 # demo-swap: train, publish and serve a new pair of words while a client asks (without --train: by a table of related words)
 # Each action makes the environment it needs; serving needs a small one, the others everything.
 
@@ -14,7 +15,7 @@ OPENSEARCH_PORT ?= 9200
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test test-fast test-all check format demo-swap image-check k8s-check
+.PHONY: serve opensearch test test-fast test-all check format docs demo-swap image-check k8s-check
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -41,6 +42,10 @@ check: $(VENV)/.everything
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+docs: $(VENV)/.everything
+	$(VENV)/bin/python -m scripts.reference docs/reference
+	$(VENV)/bin/zensical build --clean --strict
 
 image-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/image_check.py
