@@ -8,28 +8,51 @@
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS pip
-ENV PIP_QUIET=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all:
-# pip lives outside of the environment that it fills, so that it stays behind.
-RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
+# Byte code is written at the end, in a way that does not tell when.
+ENV PIP_QUIET=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all: PIP_COMPILE=0 \
+    PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
+COPY hashes hashes
+# pip lives outside of the environment that it fills, so that it stays behind. Hashes of what is not pinned itself, but by
+# a constraint, are understood by newer ones than the base may have.
+RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv \
+ && sed -n '/^pip==/,/[^\\]$/p' hashes/service.txt > pip.txt \
+ && /opt/pip/bin/pip install --require-hashes --requirement pip.txt
+# The lines of pyproject.toml for the extras given.
+RUN echo "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(r for extra in sys.argv[1:] for r in project['optional-dependencies'][extra]), sep=chr(10))" > needed.py
 
 FROM pip AS build
 ARG EXTRAS=""
-RUN python3 -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(r for extra in sys.argv[1:] for r in project['optional-dependencies'][extra]), sep='\n')" ${EXTRAS} > requirements.txt \
- && /opt/pip/bin/pip --python /opt/venv/bin/python install --constraint constraints.txt --requirement requirements.txt
+RUN python3 needed.py ${EXTRAS} > requirements.txt \
+ && /opt/pip/bin/pip --python /opt/venv/bin/python install --require-hashes --requirement requirements.txt \
+    --constraint constraints.txt --constraint hashes/service.txt --constraint hashes/training.txt
 COPY LICENSE /opt/sparse-encoder/
 COPY sparse_encoder /opt/sparse-encoder/sparse_encoder
 COPY app /opt/sparse-encoder/app
+# What is in it, and under which licences: by tools that stay behind as well.
+RUN python3 -m venv --without-pip /opt/tools \
+ && /opt/pip/bin/pip --python /opt/tools/bin/python install --require-hashes cyclonedx-bom pip-licenses \
+    --constraint constraints.txt --constraint hashes/service.txt \
+ && /opt/tools/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+    --output-file /opt/sparse-encoder/sbom.cdx.json /opt/venv/bin/python \
+ && /opt/tools/bin/pip-licenses --python /opt/venv/bin/python --with-urls --with-license-file --no-license-path \
+    --format plain-vertical --output-file /opt/sparse-encoder/licences.txt
 WORKDIR /opt/sparse-encoder
 # The root is read-only later: byte code is written now.
-RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash app sparse_encoder \
+RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib app sparse_encoder \
  && mkdir /models
 
 FROM pip AS training
 ARG EXTRAS="train"
+# setuptools first: kiwipiepy's model is published as a source that it unpacks.
+RUN python3 needed.py ${EXTRAS} > requirements.txt \
+ && /opt/pip/bin/pip --python /opt/venv/bin/python install --require-hashes setuptools \
+    --constraint constraints.txt --constraint hashes/service.txt \
+ && /opt/pip/bin/pip --python /opt/venv/bin/python install --require-hashes --requirement requirements.txt \
+    --no-binary kiwipiepy_model --no-build-isolation \
+    --constraint constraints.txt --constraint hashes/service.txt --constraint hashes/training.txt
 COPY . /opt/sparse-encoder
-RUN /opt/pip/bin/pip --python /opt/venv/bin/python install --constraint constraints.txt "/opt/sparse-encoder[${EXTRAS}]"
 ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 WORKDIR /opt/sparse-encoder
 USER 10001:10001

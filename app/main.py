@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         settings = settings or Settings()
     except (ValidationError, SettingsError) as error:
         raise SystemExit(f"wrong settings:\n{complaint(error)}") from None
-    lifecycle, metrics = Lifecycle(), Metrics()
+    lifecycle, metrics = Lifecycle(), Metrics(settings.request_timeout_seconds)
     configure_logging(settings.log_level, metrics.dropped_log_lines.inc)
     threads = _encoder_threads(settings)
     build = build_encoder or partial(
@@ -104,6 +104,8 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         )
         metrics.watch(
             texts_in_flight=lambda: engine.statistics().texts_in_flight,
+            clients_in_flight=lambda: admission.clients,
+            largest_client_share=lambda: admission.largest_share,
             queue_tokens=lambda: engine.statistics().queued_tokens,
             device_memory_bytes=lambda: versions.serving.model.encoder.device_memory_bytes(),
         )

@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr = Field(
         default=SecretStr(""),
-        description="Clients that may ask, NAME:SHA256 each (`python -m app.access NAME`); without, anybody.",
+        description="Clients that may ask, NAME:SHA256 or NAME:SHA256:WEIGHT each (`python -m app.access NAME`); "
+        "without, anybody.",
     )
     api_keys_file: Path | None = Field(
         default=None, description="File with more of them, one a line; read again when it changes."

@@ -1,7 +1,8 @@
 """Builds the image, runs its own command as its user on a read-only root without a network, encodes, and stops it.
 
-    python scripts/image_check.py [--base-image IMAGE] [--load]
+    python scripts/image_check.py [--base-image IMAGE] [--load] [--twice]
 
+--twice builds it again and says what differs, byte by byte; two builds of one commit on one base should be equal.
 --load also starts it under load: a rolling restart of two behind nginx, and ten times what one can encode.
 
 Needs root, buildah, util-linux; and debootstrap, unless --base-image names an image that can be pulled. Nothing of it
@@ -20,6 +21,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +33,7 @@ CERTIFICATES = (
 )
 SUITE = "bookworm"  # its Python is the one of constraints.txt
 PACKAGES = "python3,python3-venv,ca-certificates"
-TAG = "localhost/sparse-encoder:check"
+TAG, AGAIN = "localhost/sparse-encoder:check", "localhost/sparse-encoder:again"
 COPIED = re.compile(r"COPY --from=build ")  #: in the last stage
 PROBE = Path(__file__).with_name("image_probe.py")
 BENCHMARKS = (  #: with --load
@@ -108,14 +110,50 @@ def debian_image(buildah: Buildah) -> str:
     return tag
 
 
-def build(buildah: Buildah, base: str) -> None:
-    revision = run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
+def build(buildah: Buildah, base: str, tag: str = TAG) -> None:
+    revision, seconds = run("git", "log", "-1", "--format=%H %ct", cwd=ROOT).split()
     arguments = {"BASE_IMAGE": base, "VERSION": "check", "REVISION": revision}
     flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if Path(CERTIFICATES).is_file():
         flags.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
     # The format that knows HEALTHCHECK. One layer for each stage: with vfs, which copies, one for each step is 15 GB.
-    buildah.show("build", "--format", "docker", *flags, "--tag", TAG, ROOT)
+    buildah.show("build", "--format", "docker", "--timestamp", seconds, *flags, "--tag", tag, ROOT)
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Paths that are not the same in both trees, and in what."""
+    trees = [{str(path.relative_to(root)): path for path in root.rglob("*")} for root in (first, second)]
+    found = [f"{name}: only in one" for name in sorted(trees[0].keys() ^ trees[1].keys())]
+    for name in sorted(trees[0].keys() & trees[1].keys()):
+        before, after = (_facts(tree[name]) for tree in trees)
+        if unlike := [fact for fact in before if before[fact] != after[fact]]:
+            found.append(f"{name}: {', '.join(unlike)}")
+    return found
+
+
+def _facts(path: Path) -> dict[str, object]:
+    status = path.lstat()
+    facts: dict[str, object] = {
+        "mode": status.st_mode,
+        "owner": (status.st_uid, status.st_gid),
+        "time": status.st_mtime,
+    }
+    if path.is_symlink():
+        facts["target"] = path.readlink()
+    elif path.is_file():
+        facts["content"] = sha256(path.read_bytes()).hexdigest()
+    return facts
+
+
+def compare_with_another_build(buildah: Buildah, base: str, root: Path) -> None:
+    build(buildah, base, AGAIN)
+    with buildah.mounted(AGAIN) as again:
+        found = differences(root, again)
+    digests = {buildah.inspect(tag)["FromImageDigest"] for tag in (TAG, AGAIN)}
+    print(f"\nbuilt twice: {len(found)} paths differ, the image is {'the same' if len(digests) == 1 else 'another'}")
+    print("\n".join(found[:50]))
+    if found:
+        raise CheckFailed("two builds of one commit differ: see above")
 
 
 def print_sizes(root: Path) -> None:
@@ -154,9 +192,30 @@ def check_contents(root: Path, config: Mapping[str, Any]) -> None:
     found = [f"{folder}/{name}" for folder in folders for name in unwanted if (root / folder / name).exists()]
     found += [str(path.relative_to(root)) for path in root.glob("**/site-packages/*") if path.name in ("pip", "torch")]
     found += [str(path.relative_to(root)) for path in (root / "opt").rglob("training")]
+    check_bill_of_materials(root / "opt")
     writable = [path for path in (root / "opt").rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
     if found or writable:
         raise CheckFailed(f"the image should not hold {found}; anyone may change {[str(p) for p in writable[:5]]}")
+
+
+def check_bill_of_materials(opt: Path) -> None:
+    """It names every package that is there, in its version, and no other."""
+    bill = json.loads((opt / "sparse-encoder" / "sbom.cdx.json").read_text(encoding="utf-8"))
+    named = {(_normalised(part["name"]), part["version"]) for part in bill["components"]}
+    found = set()
+    for path in opt.glob("venv/lib/python3*/site-packages/*.dist-info"):
+        name, version = path.name.removesuffix(".dist-info").split("-")
+        found.add((_normalised(name), version))
+    if not found or named != found:
+        raise CheckFailed(f"the bill of materials and the packages differ in {sorted(named ^ found)}")
+    licences = (opt / "sparse-encoder" / "licences.txt").read_text(encoding="utf-8")
+    blocks = {_normalised(name) for name in re.findall(r"(?:\A|\n)([\w.-]+)\n\d[\w.+-]*\n", licences)}
+    if missing := {name for name, _ in found} - blocks:
+        raise CheckFailed(f"licences.txt has nothing of {sorted(missing)}")
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def run_as_the_engine_would(root: Path, config: Mapping[str, Any], *program: str) -> None:
@@ -170,7 +229,7 @@ def run_as_the_engine_would(root: Path, config: Mapping[str, Any], *program: str
         raise CheckFailed("the container did not do what it should: see above")
 
 
-def check(base_image: str | None, load: bool) -> None:
+def check(base_image: str | None, load: bool, twice: bool) -> None:
     needed = ["buildah", "unshare", "setpriv", "git", "ip"]
     needed += ["debootstrap"] * (base_image is None) + ["nginx"] * load
     missing = [name for name in needed if not shutil.which(name)]
@@ -179,12 +238,15 @@ def check(base_image: str | None, load: bool) -> None:
     # Every layer is a full copy (vfs): some GB for a while.
     with TemporaryDirectory(prefix="image-check-", dir="/var/tmp") as temporary:
         buildah = Buildah(Path(temporary))
-        build(buildah, base_image or debian_image(buildah))
+        base = base_image or debian_image(buildah)
+        build(buildah, base)
         config = buildah.inspect(TAG)["Docker"]["config"]
         with buildah.mounted(TAG) as root:
             print_sizes(root)
             check_contents(root, config)
             run_as_the_engine_would(root, config)
+            if twice:
+                compare_with_another_build(buildah, base, root)
             for benchmark in BENCHMARKS if load else ():
                 print(f"\n{benchmark[1]}", flush=True)
                 run_as_the_engine_would(root, config, *benchmark)
@@ -194,9 +256,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-image", help="an image with Python 3.11 to pull, instead of one made by debootstrap")
     parser.add_argument("--load", action="store_true", help="also start it under load; needs nginx")
+    parser.add_argument("--twice", action="store_true", help="also build it again, and compare")
     options = parser.parse_args(arguments)
     try:
-        check(options.base_image, options.load)
+        check(options.base_image, options.load, options.twice)
     except CheckFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,8 @@ class Admission:
     """Counts what is in flight, and whose.
 
     A client may have all that the service takes, as long as no other comes; one that comes then is still taken, up to
-    its share among all that have something in flight. In all it is never more than twice what the service takes.
+    its share, by weight, among all that have something in flight. In all it is never more than twice what the service
+    takes.
     """
 
     def __init__(self, max_texts_in_flight: int, request_timeout_seconds: float, pace: Pace) -> None:
@@ -28,26 +29,40 @@ class Admission:
         self.pace = pace
         self._most = max_texts_in_flight
         self._of_clients: Counter[str] = Counter()
+        self._weights: dict[str, float] = {}  # of the same
+        self._all_weights = 0.0  # added up
         self._all = 0  # the same added up
 
-    def enter(self, client: str, texts: int, characters: int) -> int:
+    def enter(self, client: str, texts: int, characters: int, weight: float = 1.0) -> int:
         """What the request counts for, to be given to `leave`.
 
         :raises Overloaded: if there would be too much in flight; none of `texts` is taken then.
         """
         counted = min(texts + characters // CHARACTERS_OF_A_TEXT, max(texts, self._most))
         own = self._of_clients[client]
-        clients = len(self._of_clients) if own else len(self._of_clients) + 1
-        within_share = own + counted <= self._most // clients
+        others = self._all_weights - self._weights.get(client, 0.0)
+        within_share = own + counted <= int(self._most * weight / (weight + others))
         if self._all + counted > (2 if within_share else 1) * self._most:
-            whose = "" if own == self._all else f", {own} of this client, which shares with {clients - 1} others,"
+            sharing = len(self._of_clients) - bool(own)
+            whose = "" if own == self._all else f", {own} of this client, which shares with {sharing} others,"
             raise Overloaded(
                 f"{self._all} texts are in flight{whose} and {counted} more would exceed {self._most}: try again later"
             )
         self._of_clients[client] += counted
+        self._weights[client], self._all_weights = weight, others + weight
         self._all += counted
         self.texts_in_flight += texts
         return counted
+
+    @property
+    def clients(self) -> int:
+        """That have something in flight."""
+        return len(self._of_clients)
+
+    @property
+    def largest_share(self) -> float:
+        """Of all that is in flight, what the client has that has most; 0 to 1, and 0 if nothing is."""
+        return max(self._of_clients.values(), default=0) / self._all if self._all else 0.0
 
     def leave(self, client: str, texts: int, counted: int) -> None:
         """`counted`: what `enter` said."""
@@ -56,6 +71,7 @@ class Admission:
         self._of_clients[client] -= counted
         if self._of_clients[client] <= 0:
             del self._of_clients[client]
+            self._all_weights -= self._weights.pop(client)
 
     def tokens_in_time(self) -> int | None:
         """That one request may have, if no other is there; None if the pace is not known."""

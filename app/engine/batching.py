@@ -28,7 +28,11 @@ class Entry(Protocol):
 
     @property
     def client(self) -> str:
-        """Whose it is; waiting clients get equal shares."""
+        """Whose it is; waiting clients get shares by their weights."""
+
+    @property
+    def weight(self) -> float:
+        """Of its client, which gets so many times the share of one of weight 1."""
 
     @property
     def model(self) -> object:
@@ -43,7 +47,8 @@ E = TypeVar("E", bound=Entry)
 
 
 class Lane(Generic[E]):
-    """The texts of one kind, in the order in which they came; each client gets as many tokens encoded as the others.
+    """The texts of one kind, in the order in which they came; each client gets as many tokens encoded as the others,
+    times its weight.
 
     A batch is led by the oldest text of the client that was served least, filled with that client's, and with those of
     others where there is room. A client that comes (again) is treated as if it had been served as much as the one whose
@@ -52,7 +57,8 @@ class Lane(Generic[E]):
 
     def __init__(self) -> None:
         self._waiting: list[E] = []
-        self._served: dict[str, float] = {}  #: tokens, of the clients that wait
+        self._weights: dict[str, float] = {}  #: of the clients that wait
+        self._served: dict[str, float] = {}  #: tokens by weight, of the same
         self._now = 0.0  #: what the client that led the last batch had been served before
         self.tokens: Counter[str] = Counter()  #: that wait, by client
 
@@ -61,28 +67,33 @@ class Lane(Generic[E]):
 
     def append(self, entry: E) -> None:
         self._waiting.append(entry)
+        self._weights[entry.client] = entry.weight
         self.tokens[entry.client] += entry.tokens
 
     def forget_abandoned(self) -> None:
         self._waiting = [entry for entry in self._waiting if not entry.abandoned]
         self._count()
 
-    def ahead(self, client: str, tokens: int) -> int:
+    def ahead(self, client: str, tokens: int, weight: float) -> int:
         """Tokens that are encoded before the last of `tokens` more of `client`, of its own and of others."""
         own = self.tokens[client]
-        return own + sum(min(theirs, own + tokens) for other, theirs in self.tokens.items() if other != client)
+        turns = (own + tokens) / weight
+        others = ((other, theirs) for other, theirs in self.tokens.items() if other != client)
+        return own + sum(min(theirs, int(turns * self._weights[other])) for other, theirs in others)
 
     def take(self, most_tokens: int) -> list[E]:
         """Removes and returns a batch; the lane must not be empty."""
         clients = dict.fromkeys(entry.client for entry in self._waiting)
         self._served = {client: self._served.get(client, self._now) for client in clients}
+        self._weights = {client: self._weights[client] for client in clients}
         leader = min(clients, key=self._served.__getitem__)  # of equals the one that waits longest
         own = [index for index, entry in enumerate(self._waiting) if entry.client == leader][:WINDOW]
         others = [index for index, entry in enumerate(self._waiting[: 2 * WINDOW]) if entry.client != leader][:WINDOW]
         chosen = _fitting(self._waiting, own, others, most_tokens)
         self._now = self._served[leader]
         for index in chosen:
-            self._served[self._waiting[index].client] += self._waiting[index].tokens
+            client = self._waiting[index].client
+            self._served[client] += self._waiting[index].tokens / self._weights[client]
         batch = [self._waiting[index] for index in sorted(chosen)]
         self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in chosen]
         self._count()
@@ -118,11 +129,11 @@ class BatchQueue(Generic[E]):
         """That wait, those of texts that were abandoned since the last batch included."""
         return self._queries.tokens.total() + self._documents.tokens.total()
 
-    def ahead(self, client: str, tokens: int, *, is_query: bool) -> int:
+    def ahead(self, client: str, tokens: int, *, weight: float = 1.0, is_query: bool) -> int:
         """Tokens that are encoded before the last of `tokens` more of `client`, if no more come."""
         if is_query:
-            return self._queries.ahead(client, tokens)
-        return self._queries.tokens.total() + self._documents.ahead(client, tokens)
+            return self._queries.ahead(client, tokens, weight)
+        return self._queries.tokens.total() + self._documents.ahead(client, tokens, weight)
 
     def extend(self, entries: Iterable[E]) -> None:
         for entry in entries:

@@ -116,17 +116,18 @@ class Engine:
         query_tokens: QueryTokens | None = None,
         *,
         client: str = "",
+        weight: float = 1.0,
         truncate: bool = True,
         max_windows: int = 1,
         lenient: bool = False,
     ) -> Encoding:
         """The vectors of `texts`. If the caller is cancelled, what is not yet being encoded never will be.
 
-        Clients share what the service can do, by the name `client`. With `query_tokens` the vectors come from that
-        table and the encoder is not asked. A text that is longer than the model reads is encoded in overlapping
-        windows, `max_windows` at most, and has the maximum of their vectors; what does not fit them is cut off. Without
-        `truncate` every text must fit whole. If it is `lenient`, a text that does not, or that the encoder fails on,
-        costs itself alone.
+        Clients share what the service can do, by the name `client` and in proportion to `weight`. With `query_tokens`
+        the vectors come from that table and the encoder is not asked. A text that is longer than the model reads is
+        encoded in overlapping windows, `max_windows` at most, and has the maximum of their vectors; what does not fit
+        them is cut off. Without `truncate` every text must fit whole. If it is `lenient`, a text that does not, or that
+        the encoder fails on, costs itself alone.
 
         :raises Overloaded: if too many texts are in flight, or so many wait that these would not be encoded in time;
             none of `texts` is taken then.
@@ -136,8 +137,8 @@ class Engine:
         :raises EncodingFailed: if the encoder fails.
         """
         self._refuse_if_stopping()
-        counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
-        job = Job(model, client, self._loop.create_future(), missing=len(texts), lenient=lenient)
+        counted = self._admission.enter(client, len(texts), sum(map(len, texts)), weight)
+        job = Job(model, client, weight, self._loop.create_future(), missing=len(texts), lenient=lenient)
         timeout_seconds = self._admission.request_timeout_seconds
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -201,7 +202,7 @@ class Engine:
         job.vectors = [EMPTY] * len(together)
         job.missing = 0  # if it is refused, it was not abandoned
         if waiting:
-            ahead = self._thread.tokens_ahead(job.client, sum(tokens), is_query=is_query)
+            ahead = self._thread.tokens_ahead(job.client, sum(tokens), weight=job.weight, is_query=is_query)
             self._admission.refuse_if_too_late(sum(tokens), ahead)
             job.missing = len(waiting)
             self._enqueue(job, waiting, is_query)

@@ -16,6 +16,7 @@ class Job:
 
     model: LoadedModel
     client: str
+    weight: float  #: of the client
     done: asyncio.Future[None]
     missing: int  #: texts without a vector yet
     lenient: bool = False  #: whether a text that cannot be encoded fails alone, or all with it
@@ -35,6 +36,7 @@ class Entry:
 
     model: LoadedModel
     client: str
+    weight: float
     ids: tuple[int, ...] = field(repr=False)
     is_query: bool
     waiters: list[tuple[Job, int]]  #: a job, and the place of the text in it
@@ -84,7 +86,7 @@ class Pending:
         if entry is not None and entry.model is job.model:
             entry.waiters.append((job, index))
             return entry, False
-        self._entries[key] = entry = Entry(job.model, job.client, ids, is_query, [(job, index)])
+        self._entries[key] = entry = Entry(job.model, job.client, job.weight, ids, is_query, [(job, index)])
         return entry, True
 
     def remove(self, entry: Entry) -> None:

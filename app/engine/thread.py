@@ -70,10 +70,10 @@ class EncodingThread:
         with self._changed:
             return self._queue.tokens
 
-    def tokens_ahead(self, client: str, tokens: int, *, is_query: bool) -> int:
+    def tokens_ahead(self, client: str, tokens: int, *, weight: float, is_query: bool) -> int:
         """Tokens that are encoded before the last of `tokens` more of `client`."""
         with self._changed:
-            return self._queue.ahead(client, tokens, is_query=is_query)
+            return self._queue.ahead(client, tokens, weight=weight, is_query=is_query)
 
     @contextmanager
     def adding(self) -> Iterator[BatchQueue[Entry]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
@@ -28,6 +29,8 @@ from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
 
 GOLDEN_AT_ONCE = 8  #: golden texts of about one length in one run: each run has a price, and so has padding
+#: Tokens of a vector on average, where the publisher does not say: as few and as many as no useful model has.
+USUAL_BAND = (2.0, 2000.0)
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 
 
@@ -66,6 +69,19 @@ class LoadedModel:
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
         return self.encoder.encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
+
+
+def answered_bands(manifest: Manifest) -> dict[InputType, tuple[float, float]]:
+    """How many tokens a vector has on average as it is answered, at least and at most, by input type.
+
+    By the band that the publisher's gate measured it against, if the manifest has one.
+    """
+    bands: dict[InputType, tuple[float, float]] = {"document": USUAL_BAND, "query": USUAL_BAND}
+    for input_type in bands:
+        with suppress(KeyError, TypeError, ValueError):  # of another publisher
+            least, most = manifest.evaluation["prune"]["gate"][f"active_{input_type}"]
+            bands[input_type] = float(least), float(most)
+    return bands
 
 
 #: What `main` makes of `load_model` and the settings: an artifact in memory, not yet checked.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.metrics import Metrics
-from app.models.loaded import LoadedModel, peak_bytes
+from app.models.loaded import LoadedModel, answered_bands, peak_bytes
 from app.models.memory import available_bytes, give_back_freed_memory
 
 #: Between two times that memory is given back which only a peak needed; each takes about 20 ms, in a thread.
@@ -78,8 +78,7 @@ class Versions:
         resident = self._resident.get(model.version) or Resident(model, last_used=next(self._uses))
         self._take_in(resident)
         self.serving = resident
-        self._metrics.model.clear()
-        self._metrics.model.labels(resident.version).set(1)
+        self._metrics.show_served(resident.version, answered_bands(model.manifest))
         self._tidy()
 
     async def make_room(self) -> str | None:

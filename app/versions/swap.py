@@ -134,6 +134,7 @@ class Swapper:
                     return
             if alias:
                 self._followed, self._refused, self.failure = alias, None, None
+                self._metrics.refused_version.clear()
 
     async def _swap(self, alias: Alias) -> None:
         before = self._versions.serving.version
@@ -175,6 +176,8 @@ class Swapper:
         if self.failure is None or (self.failure.version, self.failure.reason) != (version, reason):
             fields = {"version": version, "stage": stage, "reason": reason}
             log.error("%s is not served: %s", version, reason, extra={"fields": fields})
+        if (wanted := self._wanted()) and wanted.version == version:
+            self._metrics.show_refused(version, stage)
         self.failure = Failure(version, stage, reason, datetime.now(UTC).isoformat(timespec="seconds"))
 
 

@@ -16,7 +16,7 @@ from app.errors import ClientGone, InvalidField
 from app.models.loaded import LoadedModel
 from app.models.wire import JSON, Form, Keys, form_of
 from app.web.bodies import check_size
-from app.web.middleware import client_of
+from app.web.middleware import CLIENT, Client, client_of
 from app.web.schemas import EncodeRequest
 from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType, Manifest
@@ -32,6 +32,8 @@ VECTORS_AT_ONCE = 32
 #: An answer that takes no longer is not worth the task that would see whether the client is still there.
 QUICK_SECONDS = 0.05
 
+#: All clients without a key, in a metric: each address would be a time series.
+WITHOUT_KEY = "-"
 #: By what clients call them.
 INPUT_TYPES: Mapping[str, InputType] = {"query": "query", "document": "document", "passage": "document"}
 
@@ -53,6 +55,7 @@ async def answer(request: Request, asked: EncodeRequest, form: Form | None = Non
     if form.media_type != JSON:
         asked = asked.model_copy(update={"sparse_embedding_format": "indices"})
     texts, refused = _texts(asked, service.limits)
+    service.metrics.client_texts.labels(request.scope.get(CLIENT, WITHOUT_KEY)).inc(len(texts))
     work = _answer(
         service, asked, texts, refused, asked_version(request, asked.version), client_of(request.scope), form
     )
@@ -100,7 +103,7 @@ async def _answer(
     texts: list[str],
     refused: set[int],
     version: str | None,
-    client: str,
+    client: Client,
     form: Form,
 ) -> Response:
     """From admission to the bytes of the answer with one model, whatever is served meanwhile."""
@@ -119,7 +122,8 @@ async def _answer(
             texts,
             input_type,
             query_tokens,
-            client=client,
+            client=client.name,
+            weight=client.weight,
             truncate=asked.truncate == "end",
             max_windows=_max_windows(asked, service.limits),
             lenient=asked.on_error == "null",
@@ -128,10 +132,13 @@ async def _answer(
         vectors = [None if index in refused else vector for index, vector in enumerate(encoded.vectors)]
         started = time.perf_counter()
         top_k = _top_k(asked, service.limits, resident.model.manifest)
-        body = await _write(asked, top_k, vectors, form, keys)
+        body, answered_tokens = await _write(asked, top_k, vectors, form, keys)
         write_seconds = time.perf_counter() - started
         service.metrics.count_answer(
-            input_type, (len(vector) for vector in vectors if vector is not None), write_seconds
+            input_type,
+            [len(vector) for vector in vectors if vector is not None],
+            answered_tokens if query_tokens is None else None,
+            write_seconds,
         )
         headers = {
             "X-Model-Version": resident.version,
@@ -266,12 +273,15 @@ def _top_k(asked: EncodeRequest, limits: Limits, manifest: Manifest) -> int:
 
 async def _write(
     asked: EncodeRequest, top_k: int, vectors: Sequence[SparseVector | None], form: Form, keys: Keys
-) -> bytes:
+) -> tuple[bytes, int]:
+    """The body, and the tokens of all vectors in it."""
     max_weight = MAX_QUERY_WEIGHT if asked.input_type == "query" else math.inf
     parts: list[bytes | None] = []
+    tokens = 0
     for index, vector in enumerate(vectors, start=1):
         kept = None if vector is None else vector.prune(top_k=top_k, min_weight=asked.min_weight)
         parts.append(None if kept is None else form.write(kept, keys, max_weight))
+        tokens += 0 if kept is None else len(kept)
         if index % VECTORS_AT_ONCE == 0:
             await asyncio.sleep(0)
-    return form.join(parts)
+    return form.join(parts), tokens

@@ -9,11 +9,12 @@ import logging
 import re
 import time
 import uuid
+from typing import NamedTuple
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import ERROR_TYPE, EncodingFailed, Unauthorized, Unavailable, error_response, error_types
+from app.errors import ERROR_TYPE, EncodingFailed, Overloaded, Unauthorized, Unavailable, error_response, error_types
 from app.logs import request_id
 from app.metrics import Metrics
 from app.web.access import ApiKeys
@@ -28,18 +29,29 @@ ENCODING = {
 }
 #: Key of the ASGI scope for the name of the client whose API key was shown.
 CLIENT = "sparse_encoder.client"
+#: And for the weight of its share.
+WEIGHT = "sparse_encoder.weight"
 SAFE_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
 
-def client_of(scope: Scope) -> str:
-    """Whose request it is, among those who share the service: by API key, or else by address.
+class Client(NamedTuple):
+    """One of those who share the service."""
 
-    A client has many addresses of version 6, but hardly more than one network of 64 bits.
-    """
+    name: str
+    weight: float  #: how many times the share of a client without a key it gets
+
+
+def client_of(scope: Scope) -> Client:
+    """Whose request it is: by API key, or else by address."""
     if name := scope.get(CLIENT):
-        return f"key {name}"
+        return Client(f"key {name}", scope[WEIGHT])
+    return Client(_address_of(scope), 1.0)
+
+
+def _address_of(scope: Scope) -> str:
+    """A client has many addresses of version 6, but hardly more than one network of 64 bits."""
     host = scope["client"][0] if scope.get("client") else ""
     if ":" not in host:
         return f"address {host}"
@@ -61,6 +73,9 @@ class RequestMiddleware:
         self._metrics = metrics
         for type_ in error_types():
             metrics.refusals.labels(type_)  # a rate needs the zero before the first one
+        for path in ENCODING:
+            for status in (Overloaded.status, EncodingFailed.status, Unavailable.status):
+                metrics.requests.labels(path, status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,14 +143,14 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._keys.required and not self._is_open(scope["path"]):
-            client = self._keys.client(Headers(scope=scope).get("authorization", ""))
-            if client is None:
+            key = self._keys.find(Headers(scope=scope).get("authorization", ""))
+            if key is None:
                 scope[ERROR_TYPE] = Unauthorized.type
                 message = 'the API key is missing or wrong: send "Authorization: Bearer KEY"'
                 refusal = error_response(Unauthorized.status, Unauthorized.type, message, headers=Unauthorized.headers)
                 await refusal(scope, receive, send)
                 return
-            scope[CLIENT] = client
+            scope[CLIENT], scope[WEIGHT] = key.client, float(key.weight)
         await self._app(scope, receive, send)
 
     @staticmethod

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.metrics import Metrics
 from app.settings import Settings
 from app.web.api import router
+from app.web.middleware import ENCODING
 
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
@@ -179,6 +180,34 @@ def test_every_metric_is_one_that_the_service_exports(place: str) -> None:
     assert named - exported() == set()
 
 
+def alerts(rules: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The alerts of a PrometheusRule, by name."""
+    found = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    return {rule["alert"]: rule for rule in found}
+
+
+def test_every_alert_links_to_its_heading_in_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (\w+)$", runbook, re.MULTILINE)
+    links = {
+        name: rule["annotations"]["runbook_url"] for name, rule in alerts(find("monitoring", "PrometheusRule")).items()
+    }
+    assert links == {name: f"docs/runbook.md#{name.lower()}" for name in headings}
+    assert set(re.findall(r"\]\(#(\w+)\)", runbook)) <= {name.lower() for name in headings}
+
+
+@pytest.mark.parametrize("place", ["dashboard.json", "rules.yaml"])
+def test_every_route_that_encodes_is_watched(place: str) -> None:
+    text = (MONITORING / place).read_text(encoding="utf-8").replace("\\", "")
+    patterns = set(re.findall(r'path=~"([^"]+)"', text))
+    assert patterns
+    routes = {path for path in ENCODING if not path.endswith("/tokenize")}
+    assert len(routes) == 6
+    for pattern in patterns:
+        assert {path for path in routes if re.fullmatch(pattern, path)} == routes
+        assert not re.fullmatch(pattern, "/metrics")
+
+
 def test_the_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None:
     promtool = tool("promtool")
     rules = yaml.safe_load((MONITORING / "rules.yaml").read_text(encoding="utf-8"))["spec"]
@@ -189,8 +218,10 @@ def test_the_rules_are_valid_and_fire_when_they_should(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_alert_has_a_case_in_which_it_fires() -> None:
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
     rules = (MONITORING / "rules.yaml").read_text(encoding="utf-8")
     cases = Path(__file__).with_name("rules.test.yaml").read_text(encoding="utf-8")
-    fired = set(re.findall(r'alertname="(\w+)"', cases))
-    assert fired == set(re.findall(r"alert: (\w+)", rules))
+    known = set(re.findall(r"alert: (\w+)", rules))
+    assert set(re.findall(r'\{labels: .*alertname="(\w+)"', cases)) == known
+    quiet = cases.partition("name: all is well")[2].partition("- name:")[0]
+    assert set(re.findall(r"\{alertname: (\w+), eval_time: \w+\}", quiet)) == known

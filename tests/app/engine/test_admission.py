@@ -26,6 +26,19 @@ def test_one_client_may_have_all_and_another_is_still_taken_up_to_its_share() ->
     taken.enter("third", 34 - 1, 0)
 
 
+def test_a_share_is_by_weight() -> None:
+    taken = admission()
+    taken.enter("many", 100, 0)
+    with pytest.raises(Overloaded):
+        taken.enter("heavy", 76, 0, 3.0)
+    heavy = taken.enter("heavy", 75, 0, 3.0)
+    with pytest.raises(Overloaded):
+        taken.enter("third", 21, 0)
+    taken.enter("third", 20, 0)  # one of five parts
+    taken.leave("heavy", 75, heavy)
+    taken.enter("third", 50 - 20, 0)  # the weight has left with its client
+
+
 def test_in_all_it_is_never_more_than_twice() -> None:
     taken = admission()
     taken.enter("many", 100, 0)
@@ -45,6 +58,16 @@ def test_who_has_left_takes_no_share() -> None:
         taken.leave(f"{number}", 1, taken.enter(f"{number}", 1, 0))
     assert taken.enter("many", 100, 0) == 100
     assert taken.texts_in_flight == 100
+
+
+def test_whose_the_load_is_can_be_told() -> None:
+    taken = admission()
+    assert (taken.clients, taken.largest_share) == (0, 0.0)
+    counted = taken.enter("many", 60, 0)
+    taken.enter("few", 20, 0)
+    assert (taken.clients, taken.largest_share) == (2, 0.75)
+    taken.leave("many", 60, counted)
+    assert (taken.clients, taken.largest_share) == (1, 1.0)
 
 
 def test_long_texts_count_as_several_and_the_longest_is_still_taken() -> None:

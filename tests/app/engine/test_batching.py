@@ -18,6 +18,7 @@ class Text:
     tokens: int
     is_query: bool = False
     client: str = "one"
+    weight: float = 1.0
     abandoned: bool = False
     model: str = "served"
 
@@ -136,6 +137,25 @@ def test_waiting_clients_get_the_same_number_of_tokens_not_of_texts() -> None:
     assert all(1900 <= tokens <= 2100 for tokens in given.values())
 
 
+def test_a_client_of_more_weight_gets_so_many_times_the_tokens() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(100)
+    waiting.extend(Text(10, client="heavy", weight=3.0) for _ in range(400))
+    waiting.extend(of("light", *[10] * 400))
+    given = {"heavy": 0, "light": 0}
+    for _ in range(40):
+        for text in waiting.next_batch():
+            given[text.client] += text.tokens
+    assert given == {"heavy": 3000, "light": 1000}
+
+
+def test_a_weight_that_was_changed_counts_from_the_next_text_on() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(10)
+    waiting.extend(Text(10, client="heavy", weight=9.0) for _ in range(20))
+    waiting.extend([Text(10, client="heavy", weight=1.0), *of("light", *[10] * 20)])
+    clients = [waiting.next_batch()[0].client for _ in range(20)]
+    assert clients.count("light") == 10
+
+
 def test_a_client_that_was_away_neither_owes_nor_is_owed_anything() -> None:
     waiting: BatchQueue[Text] = BatchQueue(10)
     waiting.extend(of("steady", *[10] * 100))
@@ -157,6 +177,7 @@ def test_what_is_ahead_of_a_client_is_its_own_and_as_much_of_each_other() -> Non
     waiting.extend(of("many", *[10] * 3, is_query=True))
     assert waiting.ahead("new", 20, is_query=False) == 20 + 20 + 30
     assert waiting.ahead("new", 20, is_query=True) == 20
+    assert waiting.ahead("new", 20, weight=4.0, is_query=False) == 5 + 5 + 30  # it gets four while each other gets one
 
 
 @pytest.mark.parametrize(("budget", "small"), [(4000, 500), (200, LEAST_AMONG_QUERIES), (100, 100)])

@@ -10,7 +10,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from app.models import loaded as models
-from app.models.loaded import LoadedModel, ModelError, check_golden, load_model, open_artifact
+from app.models.loaded import (
+    USUAL_BAND,
+    LoadedModel,
+    ModelError,
+    answered_bands,
+    check_golden,
+    load_model,
+    open_artifact,
+)
 from sparse_encoder.artifact import GOLDEN, Artifact, ArtifactError, file_record, read_artifact
 from sparse_encoder.packed import SCALE, pack
 from tests.app.conftest import openvino
@@ -47,6 +55,24 @@ def embedded(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     packed = pack(tiny_artifact, tmp_path / "embedded")
     monkeypatch.setattr(models, "EMBEDDED", packed)
     return packed
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "query"),
+    [
+        ({"prune": {"gate": {"active_query": [4.0, 64], "active_document": [8, 256]}}}, (4.0, 64.0)),
+        ({"prune": {"gate": {"active_query": [1, 2, 3], "active_document": [8, 256]}}}, USUAL_BAND),
+        ({"prune": {"gate": {"active_query": "no", "active_document": [8, 256]}}}, USUAL_BAND),
+    ],
+)
+def test_the_band_of_tokens_is_the_publishers(
+    tiny_artifact: Path, evaluation: dict[str, object], query: tuple[float, float]
+) -> None:
+    manifest = read_artifact(tiny_artifact).manifest
+    assert answered_bands(replace(manifest, evaluation=evaluation)) == {"document": (8.0, 256.0), "query": query}
+    for other in ({}, {"prune": None}, {"prune": {"gate": []}}):
+        bands = answered_bands(replace(manifest, evaluation=other))
+        assert bands == {"document": USUAL_BAND, "query": USUAL_BAND}
 
 
 def test_an_artifact_that_reproduces_its_golden_vectors_is_loaded(tiny_artifact: Path) -> None:

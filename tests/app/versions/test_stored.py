@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -164,6 +165,7 @@ async def test_each_kind_of_broken_version_is_refused_for_its_own_reason(
         assert (await service.client.get("/readyz")).status_code == 200
         assert (await service.versions())["resident"] == ["v1"]
         assert await service.metric(f'swaps_total{{result="refused_{stage}"}}') == 1
+        assert await service.metric(f'refused_version{{stage="{stage}",version="bad"}}') == 1
     (logged,) = [r for r in show_logs.records if r.levelno == logging.ERROR and "is not served" in r.getMessage()]
     assert logged.getMessage().startswith("bad is not served: ")
     assert reason in logged.getMessage()
@@ -245,6 +247,7 @@ async def test_what_was_refused_is_tried_again_only_when_the_alias_is_set_anew_o
         response = await service.client.post("/admin/versions/v2/load", headers=KEY)
         assert (response.status_code, response.json()["serving"]) == (200, "v2")
         assert response.json()["last_failure"] is None
+        assert "sparse_encoder_refused_version{" not in (await service.client.get("/metrics")).text
 
 
 async def test_a_newer_version_published_while_one_is_loaded_wins(store: Store, published: dict[str, Path]) -> None:
@@ -293,6 +296,8 @@ async def test_the_start_falls_back_to_the_newest_earlier_version_that_works(
     async with running(store) as service:
         assert await service.version() == "v2"
         assert (await service.versions())["last_failure"]["version"] == "bad1"
+        refused = re.findall("^sparse_encoder_refused_version.*", (await service.client.get("/metrics")).text, re.M)
+        assert refused == ['sparse_encoder_refused_version{stage="fetch",version="bad2"} 1.0']  # not of those before
         await asyncio.sleep(5 * POLL)
         assert len(service.encoders["v2"]) == 1
         store.publish(published["v4"], aliases=["stable"], by="test")

@@ -59,10 +59,16 @@ def test_a_key_that_was_made_is_known_by_its_entry_and_by_nothing_else() -> None
     assert made == entry("search", key)
     keys = ApiKeys(SecretStr(f"{entry('other', 'x')},{made}"), None)
     for scheme in ("Bearer", "bearer", "BEARER"):
-        assert keys.client(f"{scheme} {key}") == "search"
+        assert keys.find(f"{scheme} {key}") == ("search", made.partition(":")[2], 1)
     sha256 = made.partition(":")[2]
     for wrong in (key, f"Basic {key}", f"Bearer {key} ", "Bearer ", "", f"Bearer {sha256}", "Bearer \u0430\ud800"):
-        assert keys.client(wrong) is None
+        assert keys.find(wrong) is None
+
+
+def test_an_entry_may_say_the_weight_of_its_client() -> None:
+    keys = ApiKeys(SecretStr(f"{entry('search', 'a')}:20,{entry('bulk', 'b')}"), None)
+    found = [keys.find(f"Bearer {key}") for key in "ab"]
+    assert [(key.client, key.weight) for key in found if key] == [("search", 20), ("bulk", 1)]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,10 @@ def test_a_key_that_was_made_is_known_by_its_entry_and_by_nothing_else() -> None
     [
         ("secret-key", "entry 1 of the API keys is not NAME:SHA256"),
         (f"{entry('a', 'x')} b:{'0' * 63}", "entry 2 of the API keys is not NAME:SHA256"),
+        *(
+            (f"{entry('a', 'x')}:{weight}", "nor NAME:SHA256:WEIGHT (1 to 999)")
+            for weight in ("0", "-1", "1.5", "1000", "")
+        ),
         (f"{entry('a', 'x')},{entry('a', 'y')}", "two keys of a"),
     ],
 )
@@ -104,6 +114,8 @@ async def test_without_a_key_there_is_no_answer_but_to_those_who_watch(settings:
         assert (await client.post("/encode", json=["가"], headers=bearer("wrong"))).status_code == 401
         assert (await client.post("/encode", json=["가"], headers=bearer("right"))).status_code == 200
         lines = (await client.get("/metrics")).text.splitlines()
+        asked = [line for line in lines if "client_texts_total{" in line]
+        assert asked == ['sparse_encoder_client_texts_total{client="search"} 1.0']
         assert any(re.fullmatch(r'sparse_encoder_refusals_total{reason="unauthorized"} \d+\.0', line) for line in lines)
 
 
@@ -145,11 +157,11 @@ def test_a_broken_file_changes_nothing(tmp_path: Path) -> None:
         (tmp_path / "keys").write_text(text)
         with pytest.raises(ValueError, match="is not NAME:SHA256"):
             keys.reload()
-        assert keys.client("Bearer first") == "one"
+        assert [key.client for key in (keys.find("Bearer first"),) if key] == ["one"]
     (tmp_path / "keys").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         keys.reload()
-    assert keys.client("Bearer first") == "one"
+    assert [key.client for key in (keys.find("Bearer first"),) if key] == ["one"]
 
 
 def test_the_log_names_the_client_and_never_its_key(tiny_artifact: Path) -> None:
@@ -302,7 +314,7 @@ def test_a_fast_client_is_not_hurried_by_a_slow_encoder(hasty: Server) -> None:
 @pytest.mark.parametrize(
     ("scope", "client"),
     [
-        ({"sparse_encoder.client": "search", "client": ("10.0.0.1", 1)}, "key search"),
+        ({"sparse_encoder.client": "search", "sparse_encoder.weight": 3.0, "client": ("10.0.0.1", 1)}, "key search"),
         ({"client": ("10.0.0.1", 1)}, "address 10.0.0.1"),
         ({"client": ("::ffff:10.0.0.1", 1)}, "address 10.0.0.1"),
         ({"client": ("2001:db8::1:2:3:4", 1)}, "address 2001:db8::/64"),
@@ -313,7 +325,7 @@ def test_a_fast_client_is_not_hurried_by_a_slow_encoder(hasty: Server) -> None:
     ],
 )
 def test_a_client_is_who_has_a_key_or_else_an_address(scope: dict[str, Any], client: str) -> None:
-    assert client_of(scope) == client
+    assert client_of(scope) == (client, scope.get("sparse_encoder.weight", 1.0))
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,9 @@ async def test_inference_free_queries_need_no_encoder(client: httpx.AsyncClient,
     assert not any(token.startswith("##") for token in vector)
     assert empty == {}
     assert list(vector.values()) == sorted(vector.values(), reverse=True)
+    lines = (await client.get("/metrics")).text.splitlines()
+    assert 'sparse_encoder_active_tokens_count{input_type="query"} 2.0' in lines
+    assert not any("answered_vectors_total{" in line for line in lines)  # the band is not of a table
     assert await encode(client, {**body, "query_encoding": "model"}) != [vector, {}]
     assert await encode(client, {**body, "query_encoding": "INFERENCE_FREE", "top_k": 1}) == [
         dict(list(vector.items())[:1]),
@@ -526,6 +529,14 @@ async def test_metrics_count_texts_tokens_stages_and_errors(client: httpx.AsyncC
         'request_seconds_count{path="/encode"} 2.0',
         'refusals_total{reason="invalid_field"} 1.0',
         'refusals_total{reason="overloaded"} 0.0',
+        'client_texts_total{client="-"} 2.0',
+        f'answered_tokens_total{{input_type="query"}} {float(len(response.json()[0]))}',
+        'answered_vectors_total{input_type="query"} 2.0',
+        'answered_tokens_band{bound="most",input_type="query"} 2000.0',
+        "clients_in_flight 0.0",
+        "largest_client_share 0.0",
+        'requests_total{path="/query/encode",status="503"} 0.0',
+        'request_seconds_bucket{le="120.0",path="/encode"} 2.0',  # twice the timeout
         'model{version="tiny-v1"} 1.0',
     ):
         assert f"sparse_encoder_{line}" in lines
