@@ -2,6 +2,7 @@
 # test: what must pass before a change lands   test-fast: without processes and training   test-all: also what takes long
 # opensearch: run a node to try it with
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
+# docs: the documentation as a site in build/site
 # lock: hashes of what constraints.txt names   audit: known holes in it   wheelhouse: what a network without any needs
 # demo-swap: train, publish and serve a new pair of words while a client asks (without --train: by a table of related words)
 # Each action makes the environment it needs; serving needs a small one, the others everything.
@@ -19,7 +20,7 @@ WHEELHOUSE ?= dist/wheelhouse-$(MACHINE)-py$(PYTHON_VERSION)
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test test-fast test-all check format demo-swap image-check k8s-check lock audit wheelhouse
+.PHONY: serve opensearch test test-fast test-all check format docs demo-swap image-check k8s-check lock audit wheelhouse
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -46,6 +47,10 @@ check: $(VENV)/.everything
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+docs: $(VENV)/.everything
+	$(VENV)/bin/python -m scripts.reference docs/reference
+	$(VENV)/bin/zensical build --clean --strict
 
 image-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/image_check.py

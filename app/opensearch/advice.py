@@ -1,4 +1,4 @@
-"""What an error of OpenSearch means here, by a part of its message. A test holds the README's table to this one."""
+"""What an error of OpenSearch means here, by a part of its message. A test holds the guide's table to this one."""
 
 from __future__ import annotations
 

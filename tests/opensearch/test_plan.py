@@ -183,14 +183,14 @@ def test_versions() -> None:
         parse_version("latest")
 
 
-def test_errors_of_opensearch_get_advice_and_the_readme_has_the_same() -> None:
+def test_errors_of_opensearch_get_advice_and_the_guide_has_the_same() -> None:
     found = advice_for("illegal_argument_exception: Connector URL is not matching the trusted connector endpoint regex")
     assert found
     assert "run setup" in found
     assert advice_for("something new") is None
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    guide = (ROOT / "docs" / "opensearch" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
     rows = [f"| {', '.join(f'`{part}`' for part in parts)} | {advice} |" for parts, advice in ADVICE]
-    assert [row for row in rows if row not in readme] == []
+    assert [row for row in rows if row not in guide] == []
 
 
 def test_the_compose_file_uses_options_that_exist() -> None:
