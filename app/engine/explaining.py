@@ -66,7 +66,7 @@ class Explainer:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def explain(
-        self, model: LoadedModel, texts: Sequence[str], wanted: Wanted, client: str
+        self, model: LoadedModel, texts: Sequence[str], wanted: Wanted, client: str, weight: float = 1.0
     ) -> list[Explained | None]:
         """One for each of `texts`, in order, each of which counts as one more text in flight meanwhile; None for one
         that cannot be encoded, if that is `lenient`.
@@ -76,7 +76,7 @@ class Explainer:
         """
         if self._waiting + len(texts) > MOST_WAITING:
             raise Overloaded(f"{self._waiting} texts wait to be explained, one after the other: try again later")
-        counted = self._admission.enter(client, len(texts), sum(map(len, texts)))
+        counted = self._admission.enter(client, len(texts), sum(map(len, texts)), weight)
         self._waiting += len(texts)
         seconds = self._admission.request_timeout_seconds
         try:
@@ -87,6 +87,7 @@ class Explainer:
                     wanted.input_type,
                     wanted.query_tokens,
                     client=client,
+                    weight=weight,
                     truncate=wanted.truncate,
                     max_windows=wanted.max_windows,
                     lenient=wanted.lenient,

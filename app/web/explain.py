@@ -29,7 +29,7 @@ from app.web.answering import (
     windows_of,
 )
 from app.web.bodies import check_size, parse, read_body
-from app.web.middleware import client_of
+from app.web.middleware import Client, client_of
 from app.web.schemas import ENCODING_ERRORS, EXPLAIN_EXAMPLES, ExplainRequest, TextsRequest
 from app.web.service import Service, get_service
 from sparse_encoder.artifact import InputType
@@ -146,7 +146,7 @@ async def explain(request: Request) -> Response:
 
 
 async def _answer(
-    service: Service, asked: ExplainRequest, texts: list[str], refused: set[int], version: str | None, client: str
+    service: Service, asked: ExplainRequest, texts: list[str], refused: set[int], version: str | None, client: Client
 ) -> Response:
     with service.versions.hold(await service.find(version)) as resident:
         model = resident.model
@@ -165,8 +165,8 @@ async def _answer(
             )
             wanted = _wanted(as_query, service, model)
             asked = asked.model_copy(update={"query_encoding": None})
-            (query,) = await service.explainer.explain(model, [asked.query or ""], wanted, client)
-        explained = await service.explainer.explain(model, texts, _wanted(asked, service, model), client)
+            (query,) = await service.explainer.explain(model, [asked.query or ""], wanted, *client)
+        explained = await service.explainer.explain(model, texts, _wanted(asked, service, model), *client)
         body: dict[str, Any] = {
             "version": resident.version,
             "query": None if query is None else _explanation(query, asked.query or "", model, keys, "query"),

@@ -70,7 +70,8 @@ def test_the_band_of_tokens_is_the_publishers(
 ) -> None:
     manifest = read_artifact(tiny_artifact).manifest
     assert answered_bands(replace(manifest, evaluation=evaluation)) == {"document": (8.0, 256.0), "query": query}
-    for other in ({}, {"prune": None}, {"prune": {"gate": []}}):
+    others: list[dict[str, object]] = [{}, {"prune": None}, {"prune": {"gate": []}}]
+    for other in others:
         bands = answered_bands(replace(manifest, evaluation=other))
         assert bands == {"document": USUAL_BAND, "query": USUAL_BAND}
 
