@@ -23,6 +23,11 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Playwright runs its loop in a greenlet of the main thread; after it Python 3.11 fails at times to parse a module.
+    items.sort(key=lambda item: item.path.name == "test_playground.py")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """The loop of production; it is uvicorn's too."""

@@ -71,7 +71,7 @@ class Admission:
         self._of_clients[client] -= counted
         if self._of_clients[client] <= 0:
             del self._of_clients[client]
-            self._all_weights -= self._weights.pop(client)
+            self._all_weights -= self._weights.pop(client, 0.0)  # gone already: requests without a text count for none
 
     def tokens_in_time(self) -> int | None:
         """That one request may have, if no other is there; None if the pace is not known."""

@@ -89,3 +89,12 @@ def test_what_can_never_be_encoded_in_time_is_refused_with_what_can() -> None:
     taken.refuse_if_never(93, 93, 93 * 512)
     taken.refuse_if_never(1, 1, 1_000_000)
     admission().refuse_if_never(1024, 1024, 1_000_000_000)  # nothing is known
+
+
+def test_requests_without_a_text_leave_nothing_behind() -> None:
+    taken = admission()
+    for _ in range(2):
+        assert taken.enter("a", 0, 0) == 0
+    for _ in range(2):
+        taken.leave("a", 0, 0)
+    assert (taken.clients, taken.largest_share) == (0, 0.0)
