@@ -403,6 +403,7 @@ CORPUS = '[[data.corpora]]\nname = "a"\npath = "a.txt"\n'
         ),
         (WORDY.format(start="checkpoint").replace("= 9", "= 40000"), r"vocabulary\.words.*32768"),
         (f'name = "x"\n{CORPUS}title = "t"\n', "name it among the fields"),
+        ('name = "x"\n[model]\nstart = "fresh"\n[loss]\nformer = 1.0\n', "loss.former: needs model.start"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
