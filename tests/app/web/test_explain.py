@@ -16,6 +16,7 @@ from app.engine import explaining
 from app.settings import Settings
 from app.web.explain import MOST_TEXTS
 from app.web.schemas import EXPLAIN_EXAMPLES
+from sparse_encoder.artifact import Manifest
 from sparse_encoder.query_tokens import QueryTokens, RelatedWords
 from tests.app.controlled import ControlledEncoder
 from tests.app.web.test_access import bearer, entry, serving
@@ -76,7 +77,11 @@ async def test_the_words_are_those_of_encode_and_each_has_its_reasons(
             elif token["token"] != "[UNK]":
                 assert text[token["start"] : token["stop"]].lower() == token["token"].removeprefix("##")
     long = answer["texts"][2]
-    assert {token["window"] for token in long["tokens"]} == ({0, 1, 2} if "long_texts" in options else {0})
+    windows = {0, 1, 2} if "long_texts" in options else {0}
+    assert {token["window"] for token in long["tokens"]} == windows
+    if "top_k" not in options and "min_weight" not in options:
+        brought = {long["tokens"][part["token"]]["window"] for word in long["words"] for part in word["tokens"]}
+        assert brought == windows
     read = max(token["stop"] for token in long["tokens"] if token["stop"])
     assert long["cut"] == {"start": read, "stop": len(texts[2])}
 
@@ -89,6 +94,20 @@ async def test_places_are_those_of_the_text_as_it_was_sent(service: httpx.AsyncC
         if left["start"] is not None:
             piece = decomposed["texts"][0][right["start"] : right["stop"]]
             assert unicodedata.normalize("NFC", piece) == composed["texts"][0][left["start"] : left["stop"]]
+
+
+async def test_what_a_prompt_adds_has_no_place_in_the_text(
+    service: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Manifest, "prompted", lambda manifest, text, input_type: f"청구 {text}")
+    (explanation,) = (await explained(service, {"texts": [SENTENCES[0]]}))["texts"]
+    assert [weights(explanation)] == (await service.post("/encode", json=[SENTENCES[0]])).json()
+    first, added, *others = explanation["tokens"]
+    assert (first["start"], added["start"], added["token"]) == (None, None, "청구")
+    for token in others:
+        if token["start"] is not None and token["token"] != "[UNK]":
+            assert SENTENCES[0][token["start"] : token["stop"]].lower() == token["token"].removeprefix("##")
+    assert any(token["start"] == 0 for token in others)
 
 
 async def test_what_is_left_out_is_said(client: httpx.AsyncClient) -> None:
