@@ -24,10 +24,12 @@ from tokenizers.normalizers import NFC, Normalizer, Sequence
 from sparse_encoder.artifact import TOKENIZER, Artifact, ArtifactError
 from sparse_encoder.query_tokens import NEVER, QUERY_TOKENS, QueryTokens
 from sparse_encoder.token_ids import read_token_ids
+from sparse_encoder.tokenizer import tokens_by_id
 
 PREFIX = "##"
 IDF = "idf.json"  #: the name is fixed by OpenSearch
 ABOVE_ALL_TOKEN_IDS = 1 << 24
+NO_TOKEN = ""  #: of an id that the vocabulary leaves out
 
 
 def write_sparse_tokenizer(artifact: Artifact, target: Path) -> Path:
@@ -50,7 +52,7 @@ def write_sparse_tokenizer(artifact: Artifact, target: Path) -> Path:
             f"{artifact.manifest.version} has no {QUERY_TOKENS}, so its queries need the encoder: encode them by the "
             "service instead, or publish the model again"
         )
-    vocabulary = [str(tokenizer.id_to_token(token_id)) for token_id in range(tokenizer.get_vocab_size())]
+    vocabulary = [token or NO_TOKEN for token in tokens_by_id(tokenizer)]
     token_ids = read_token_ids(artifact.path) or {token: token_id for token_id, token in enumerate(vocabulary)}
     document = json.loads(tokenizer.to_str())
     ids = document["model"]["vocab"]
@@ -59,9 +61,9 @@ def write_sparse_tokenizer(artifact: Artifact, target: Path) -> Path:
     weights: dict[str, float] = {}
     kept_whole: list[str] = []
     for token, target_id in zip(vocabulary, tokens.emitted_as.tolist(), strict=True):
-        emitted = vocabulary[target_id]
-        if ids[token] >= ABOVE_ALL_TOKEN_IDS:
+        if token == NO_TOKEN or ids[token] >= ABOVE_ALL_TOKEN_IDS:
             continue
+        emitted = vocabulary[target_id]
         if target_id == NEVER or "." in emitted or not emitted.strip():
             ids[token] = ids[document["model"]["unk_token"]]
             continue

@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
-from sparse_encoder.artifact import ArtifactError, TrainingOrigin, read_artifact, write_artifact
+from sparse_encoder.artifact import Artifact, ArtifactError, TrainingOrigin, read_artifact, write_artifact
 from sparse_encoder.artifact import Description as Described
 from sparse_encoder.query_tokens import QUERY_TOKENS, QueryTokens
 from sparse_encoder.tokenizer import Tokenizer
@@ -52,6 +52,18 @@ def test_opensearch_gets_the_vectors_of_the_service(tiny_artifact: Path, tmp_pat
         assert found == pytest.approx(expected, rel=1e-4)
         empty += not found
     assert empty < 10
+
+
+def test_an_id_that_the_vocabulary_leaves_out_changes_no_other(tiny_artifact: Path, tmp_path: Path) -> None:
+    whole = as_opensearch(write_sparse_tokenizer(read_artifact(tiny_artifact), tmp_path / "whole.zip"), "손해 배상")
+    path = tmp_path / "artifact"
+    shutil.copytree(tiny_artifact, path)
+    document = json.loads((path / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = document["model"]["vocab"]
+    del ids[next(token for token, id_ in ids.items() if 10 < id_ < min(ids[name] for name in whole))]
+    (path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    artifact = Artifact(path, read_artifact(tiny_artifact).manifest)
+    assert as_opensearch(write_sparse_tokenizer(artifact, tmp_path / "queries.zip"), "손해 배상") == whole
 
 
 def test_a_repeated_word_and_decomposed_hangul_change_nothing(tiny_artifact: Path, tmp_path: Path) -> None:
