@@ -79,6 +79,7 @@ def test_the_settings_stay_few() -> None:
         "dotted_tokens",
         "drain_seconds",
         "shutdown_grace_seconds",
+        "playground",
         "otlp_endpoint",
         "log_texts",
         "log_level",
