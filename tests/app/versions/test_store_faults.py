@@ -164,8 +164,8 @@ async def test_a_start_without_the_store_serves_what_was_served_last(
         store.publish(published["v3"], aliases=["stable"], by="test")
         await service.serves("v3")
     monkeypatch.setattr(Store, "alias_names", away)
-    for lost in (cache / "downloaded").iterdir():
-        shutil.rmtree(lost)
+    shutil.rmtree(cache / "downloaded", ignore_errors=True)  # the version that left may be on its way out as well
+    assert not list(cache.glob("downloaded/*/manifest.json"))
     with pytest.raises(StoreError, match="no way to it"):
         async with running(store, cache_dir=cache):
             pass
