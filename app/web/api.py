@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.metrics import CONTENT_TYPE
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
-from app.web.schemas import ENCODING_ERRORS, EXAMPLES, EncodeRequest
+from app.web.schemas import ENCODING_ERRORS, EXAMPLES, EncodeRequest, texts_body
 from app.web.service import get_service
 
 router = APIRouter()
@@ -42,23 +42,7 @@ ANSWERS = {
         },
         **ENCODING_ERRORS,
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "anyOf": [
-                            EncodeRequest.model_json_schema(by_alias=False),
-                            {"type": "array", "items": {"type": "string"}},
-                            {"type": "string"},
-                        ]
-                    },
-                    "examples": EXAMPLES,
-                }
-            },
-        }
-    },
+    openapi_extra=texts_body(EncodeRequest, EXAMPLES),
 )
 async def encode(request: Request) -> Response:
     """The tokens that describe each text for a search engine, each with its weight, heaviest first.

@@ -30,7 +30,7 @@ from app.web.answering import (
 )
 from app.web.bodies import check_size, parse, read_body
 from app.web.middleware import Client, client_of
-from app.web.schemas import ENCODING_ERRORS, EXPLAIN_EXAMPLES, ExplainRequest, TextsRequest
+from app.web.schemas import ENCODING_ERRORS, EXPLAIN_EXAMPLES, ExplainRequest, TextsRequest, texts_body
 from app.web.service import Service, get_service
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT
@@ -103,23 +103,7 @@ ANSWER = {
         },
         **ENCODING_ERRORS,
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "anyOf": [
-                            ExplainRequest.model_json_schema(by_alias=False),
-                            {"type": "array", "items": {"type": "string"}},
-                            {"type": "string"},
-                        ]
-                    },
-                    "examples": EXPLAIN_EXAMPLES,
-                }
-            },
-        }
-    },
+    openapi_extra=texts_body(ExplainRequest, EXPLAIN_EXAMPLES),
 )
 async def explain(request: Request) -> Response:
     """The vectors that `/encode` gives, with the tokens of the text that brought each word, and in what shares.

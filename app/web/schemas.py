@@ -209,6 +209,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "Stopping, or not in time",
     }.items()
 }
+
+
 #: What the routes may answer too that encode texts.
 ENCODING_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": description}
@@ -232,3 +234,11 @@ ADMIN_ERRORS: dict[int | str, dict[str, Any]] = {
         422: "A field is unknown or wrong",
     }.items()
 }
+
+
+def texts_body(model: type[TextsRequest], examples: dict[str, Any]) -> dict[str, Any]:
+    """What the schema says of the body of a route that takes texts: the fields of `model`, or the texts alone."""
+    bare = [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]
+    schema = {"anyOf": [model.model_json_schema(by_alias=False), *bare]}
+    content = {"application/json": {"schema": schema, "examples": examples}}
+    return {"requestBody": {"required": True, "content": content}}
