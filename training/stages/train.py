@@ -31,18 +31,21 @@ from training.validation import Validation
 _TRAIN = "train"  #: where a run holds checkpoints and logs
 
 
-def _passage_batches(config: Config, data: TrainingData, vectors: NDArray[np.float16] | None) -> dict[str, list[int]]:
+def _passage_batches(
+    config: Config, data: TrainingData, known: int, topics: NDArray[np.float16] | None
+) -> dict[str, list[int]]:
     """The pairs of each source, since negatives of the same kind are harder, and within a source those of similar
-    queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967); ``vectors`` are a teacher's."""
+    queries (topic-aware batches, Hofstätter et al. 2021, arXiv:2104.06967), by their ``topics`` [known, size]. Of the
+    first ``known`` pairs, which a teacher knows; 0: of all, without one."""
     groups: dict[str, list[int]] = {}
-    for i, pair in enumerate(data.pairs if vectors is None else data.pairs[: len(vectors)]):
+    for i, pair in enumerate(data.pairs[:known] if known else data.pairs):
         groups.setdefault(pair.source, []).append(i)
     size = config.train.cluster_pairs
-    if vectors is not None and size:
+    if topics is not None:
         clustered: dict[str, list[int]] = {}
         for name, rows in groups.items():
             clusters: dict[int, list[int]] = {}
-            for place, cluster in zip(rows, cluster_of(vectors[rows], len(rows) // size, config.seed), strict=True):
+            for place, cluster in zip(rows, cluster_of(topics[rows], len(rows) // size, config.seed), strict=True):
                 clusters.setdefault(cluster, []).append(place)
             for cluster, places in clusters.items():  # one that fills no batch joins what is left of its source
                 label = cluster if len(places) >= config.train.batch else "rest"
@@ -59,13 +62,11 @@ def cluster_of(vectors: NDArray[np.float16], count: int, seed: int) -> list[int]
 
 
 def _passage_datasets(
-    config: Config, data: TrainingData, topics: NDArray[np.float16] | None, negatives: list[int]
+    config: Config, data: TrainingData, known: int, topics: NDArray[np.float16] | None, negatives: list[int]
 ) -> dict[str, Dataset]:
-    """Columns query, passage, label, and negative for the rows that have one: those stand in datasets of their own.
-    ``topics`` [pairs, size]: of the pairs that a teacher knows."""
+    """Columns query, passage, label, and negative for the rows that have one: those stand in datasets of their own."""
     datasets: dict[str, Dataset] = {}
-    known = 0 if topics is None else len(topics)
-    for name, rows in _passage_batches(config, data, topics).items():
+    for name, rows in _passage_batches(config, data, known, topics).items():
         mined = [i for i in rows if negatives and negatives[i] != NONE]
         if len(mined) < config.train.batch:
             mined = []
@@ -100,8 +101,11 @@ def _retrieval_job(
         queries, passages = torch.from_numpy(teacher.queries), torch.from_numpy(teacher.passages)
         vectors = Teacher(queries, passages, passages[negatives] if negatives else nothing)
         core = teacher.words.shape[1]
-    topics = teacher.queries if teacher else former.topics(config.seed) if former else None
-    job.datasets |= _passage_datasets(config, data, topics, negatives)
+    known = len(teacher.passages) if teacher else former.passages.shape[0] if former else 0
+    topics = None
+    if config.train.cluster_pairs:
+        topics = teacher.queries if teacher else former.topics(config.seed) if former else None
+    job.datasets |= _passage_datasets(config, data, known, topics, negatives)
     objective = PassageObjective(model, own, config.loss, vectors, core, progress, former)
     job.objectives |= dict.fromkeys(job.datasets, objective)
     pairs = sum(len(dataset) for dataset in job.datasets.values())
