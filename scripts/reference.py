@@ -18,7 +18,10 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     ("app",),
     ("app.access",),
-    *(("app.opensearch", name) for name in ("setup", "check", "reindex", "ids", "teardown", "export-tokenizer")),
+    *(
+        ("app.opensearch", name)
+        for name in ("setup", "check", "explain", "reindex", "ids", "teardown", "export-tokenizer")
+    ),
     *(("sparse_encoder", name) for name in ("inspect", "convert", "store", "related")),
     *(("training", name) for name in ("run", "vocab", "train", "evaluate", "publish")),
 )

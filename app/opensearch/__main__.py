@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -16,6 +17,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from app.models.loaded import ModelError, open_artifact
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
+from app.opensearch.explaining import as_lines, doubts, explain_hit
 from app.opensearch.facts import OpenSearchError
 from app.opensearch.plan import Hybrid, IndexEngine, Options, Queries, make_plan
 from app.opensearch.reindex import reindex
@@ -35,14 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export-tokenizer", help="write the SPARSE_TOKENIZE model of the query side")
     ids = commands.add_parser("ids", help="print the ids of the models, for queries that must name theirs")
     moving = commands.add_parser("reindex", help="copy an index into one of this set-up, and move an alias to it")
-    for command in (setup, checking, ids, moving, teardown):
+    why = commands.add_parser(
+        "explain", help="which words give a document its score for a query, and what brought them"
+    )
+    for command in (setup, checking, ids, moving, why, teardown):
         command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
         command.add_argument("--user", help="name for basic authentication; the password is asked for")
         command.add_argument("--password-file", type=Path, metavar="FILE", help="holds the password of --user")
         command.add_argument("--ca-file", type=Path, metavar="FILE", help="trust these certificates (PEM)")
         command.add_argument("--insecure", action="store_true", help="trust any certificate")
         command.add_argument("--name", default="ko-sparse", help="of all that is made (default %(default)s)")
-    for command in (setup, checking):
+    for command in (setup, checking, why):
         command.add_argument(
             "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
         )
@@ -92,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     moving.add_argument("target", help="index that the template of the set-up is for; made if it is not there")
     moving.add_argument("--alias", help="moved from the source to the target in the end")
     moving.add_argument("--page", type=int, default=256, help="documents in a bulk (default %(default)s)")
+    why.add_argument("--index", required=True, help="that holds the document")
+    why.add_argument("--id", required=True, help="of the document")
+    why.add_argument("--query", required=True, help="text of the query")
+    why.add_argument("--field", help="whose vector the query is for; where several have one")
+    why.add_argument("--json", action="store_true", help="as a JSON object")
     ids.add_argument("--json", action="store_true", help="as a JSON object")
     setup.add_argument("--batch-size", type=int, default=32, help="documents in a request (default %(default)s)")
     setup.add_argument(
@@ -193,6 +203,16 @@ def _ids(options: argparse.Namespace) -> None:
     _say(json.dumps(ids) if options.json else "\n".join(f"{side} {id_}" for side, id_ in ids.items()))
 
 
+def _explain(options: argparse.Namespace) -> None:
+    with _connect(options) as cluster:
+        hit = explain_hit(
+            cluster, options.name, _service(options), options.index, options.id, options.query, options.field
+        )
+    _say(json.dumps(asdict(hit), ensure_ascii=False) if options.json else "\n".join(as_lines(hit)))
+    if found := doubts(hit):
+        raise OpenSearchError("\nerror: ".join(found))
+
+
 def _teardown(options: argparse.Namespace) -> None:
     with _connect(options) as cluster:
         if not Runner(cluster, options.name, _say, dry_run=options.dry_run).tear_down():
@@ -208,6 +228,8 @@ def _run(options: argparse.Namespace) -> None:
                 check(cluster, options.name, _service(options), _say)
         case "ids":
             _ids(options)
+        case "explain":
+            _explain(options)
         case "reindex":
             with _connect(options) as cluster:
                 reindex(cluster, options.name, options.source, options.target, options.alias, options.page, _say)

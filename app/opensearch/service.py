@@ -46,7 +46,7 @@ class EncoderService:
 
     def encode(self, texts: Sequence[str], **fields: object) -> list[dict[str, float]]:
         """:raises OpenSearchError: if the service refuses, does not answer, or is none."""
-        answer = self._post(texts, **fields)
+        answer = self._post("/encode", texts=texts, **fields)
         try:
             vectors: list[dict[str, float]] = answer.json()
             if not isinstance(vectors, list) or len(vectors) != len(texts):
@@ -55,18 +55,31 @@ class EncoderService:
             raise self._stranger("/encode", answer) from error
         return vectors
 
-    def _post(self, texts: Sequence[str], **fields: object) -> httpx.Response:
+    def explain(self, **fields: object) -> Mapping[str, Any]:
+        """The answer of `POST /explain`.
+
+        :raises OpenSearchError: if the service refuses, does not answer, or is none.
+        """
+        answer = self._post("/explain", **fields)
+        try:
+            document: Mapping[str, Any] = answer.json()
+            _ = document["query"], document["texts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._stranger("/explain", answer) from error
+        return document
+
+    def _post(self, path: str, **fields: object) -> httpx.Response:
         try:
             answer = httpx.post(
-                f"{self.url}/encode",
-                json={"texts": texts, **fields},
+                f"{self.url}{path}",
+                json=fields,
                 headers=self._headers,
                 timeout=self._timeout_seconds,
             )
         except httpx.HTTPError as error:
             raise OpenSearchError(f"{self.url} does not answer ({error!r}): does the service run there?") from error
         if not answer.is_success:
-            raise OpenSearchError(f"{self.url}/encode answers {answer.status_code}: {answer.text}")
+            raise OpenSearchError(f"{self.url}{path} answers {answer.status_code}: {answer.text}")
         return answer
 
     def _stranger(self, path: str, answer: httpx.Response) -> OpenSearchError:
@@ -86,7 +99,7 @@ class EncoderService:
             return None
         if name is None:
             return str(info["model"]["version"])
-        return str(self._post(["버전"], version=name).headers["X-Model-Version"])
+        return str(self._post("/encode", texts=["버전"], version=name).headers["X-Model-Version"])
 
     def describe(self, model_version: str | None = None) -> ServiceFacts:
         """What a plan needs to know; of a service that cannot be reached from here, its defaults.

@@ -44,8 +44,12 @@ MOST_PRUNED = 100  #: words that are named of those that the bounds of the reque
 SHARE = {"type": "object", "required": ["token", "share"]}
 WORD = {
     "type": "object",
-    "required": ["id", "word", "weight", "own", "tokens", "head", "related"],
+    "required": ["id", "word", "key", "weight", "own", "tokens", "head", "related"],
     "properties": {
+        "key": {
+            "type": "string",
+            "description": "What a document calls it: the word, or the id in a sparse_vector field.",
+        },
         "own": {"type": "boolean", "description": "A word of the text itself; else a related one."},
         "tokens": {
             "type": "array",
@@ -191,9 +195,9 @@ def _explanation(
     differences = (abs(reason.weight - weight) for reason, weight in zip(explained.reasons, whole, strict=True))
     return {
         "words": [
-            {"id": id_, "word": vocabulary[id_], "weight": _short(weight), **_reason(reason, vocabulary)}
+            {"id": id_, "word": vocabulary[id_], "key": name, "weight": _short(weight), **_reason(reason, vocabulary)}
             for id_, weight, reason in words
-            if keys[id_] is not None
+            if (name := _name(keys[id_])) is not None
         ],
         "tokens": _tokens(explained, model),
         "left_out": {
@@ -211,6 +215,11 @@ def _explanation(
         "cut": _cut(explained, text),
         "largest_difference": _short(max(differences, default=0.0)),
     }
+
+
+def _name(key: str | None) -> str | None:
+    """As a program reads it that parses the answer."""
+    return None if key is None else str(json.loads(key.removesuffix(":")))
 
 
 def _reason(reason: Reason, vocabulary: Sequence[str]) -> dict[str, Any]:

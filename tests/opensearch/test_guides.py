@@ -37,7 +37,7 @@ def answers(page: Path, live: Live, service: str) -> list[str]:
             rf"{sys.executable} \1 --opensearch {live.cluster.url}",
             script,
         )
-        script = re.sub(r"(app\.opensearch setup.*)", rf"\1 --encoder {service}", script)
+        script = re.sub(r"(app\.opensearch (?:setup|explain).*)", rf"\1 --encoder {service}", script)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=ROOT,
@@ -53,10 +53,12 @@ def answers(page: Path, live: Live, service: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_quick_start_finds_what_it_says(live: Live, empty: None, run: Run, embedded: Server, page: str) -> None:
-    encoded, _, bulk, search = answers(ROOT / "docs" / page, live, embedded.url)
+    encoded, _, bulk, search, why = answers(ROOT / "docs" / page, live, embedded.url)
     assert {"손해", "배상"} <= set(json.loads(encoded)[0])
     assert json.loads(bulk)["errors"] is False
     hits = json.loads(search)["hits"]["hits"]
     assert [hit["_source"]["title"] for hit in hits][:1] == ["스마트폰 수리"]
     live.cluster.request("DELETE", "/ko-sparse-help")
     run("teardown")
+    assert "by OpenSearch" in why
+    assert "휴대폰" in why

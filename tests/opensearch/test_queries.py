@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,60 @@ def test_queries_inside_opensearch_are_those_of_the_service(
 def test_a_tokenizer_of_another_model_is_refused(run: Run, encoder: Setup) -> None:
     error = run("setup", *encoder, "--queries", "tokenizer", fails=True)
     assert "serves tiny-v1, the artifact is ko-" in error
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--field", "title", "text"),
+        ("--chunks", "--html"),
+        ("--queries", "tokenizer"),
+        ("--engine", "seismic"),
+    ],
+    ids=["fields", "chunks", "tokenizer", "seismic"],
+)
+def test_explain_says_which_words_make_the_score_that_opensearch_gives(
+    live: Live, run: Run, encoder: Setup, service: EncoderService, tiny_artifact: Path, options: tuple[str, ...]
+) -> None:
+    if "seismic" in options and not live.is_3:
+        assert "needs OpenSearch 3." in run("setup", *encoder, *options, fails=True)
+        return
+    artifact = ("--artifact", str(tiny_artifact)) if "tokenizer" in options else ()
+    run("setup", *encoder, *options, *artifact)
+    long = " ".join(SENTENCES * 3) if "--chunks" in options else SENTENCES[1]
+    live.index("ko-sparse-a", [{"title": "손해배상", "text": f"<p>{long}</p>" if "--html" in options else long}])
+    field = ("--field", "text") if "title" in options else ()
+    words = [word for word in service.encode([SENTENCES[1]])[0] if word.isalnum()][:5]  # own words find it, too
+    query = " ".join([SENTENCES[1], *words])
+    hit = ("--index", "ko-sparse-a", "--id", "0", "--query", query, *field)
+    told = json.loads(run("explain", *encoder, *hit, "--json"))
+    best = told["parts"][0]
+    assert told["score"] == best["score"] == pytest.approx(sum(word["adds"] for word in best["words"]))
+    assert told["score"] == pytest.approx(told["opensearch"], rel=1e-3), "OpenSearch computes another score"
+    assert len(told["parts"]) == len(live.documents("ko-sparse-a")[0].get("text_chunks", [0]))
+    assert "<p>" not in best["text"]
+    around = ("[CLS]", "[SEP]")
+    for text, side in ((query, "from_query"), (best["text"], "from_document")):
+        assert all(piece in text or piece in around for word in best["words"] for piece in word[side])
+    assert all(word["from_query"] and word["from_document"] for word in best["words"])
+    table = run("explain", *encoder, *hit)
+    assert f"score {told['score']:.4f}; by OpenSearch {told['opensearch']:.4f}" in table
+    assert best["words"][0]["word"] in table
+
+
+def test_explain_says_where_the_index_holds_something_else(live: Live, run: Run, encoder: Setup) -> None:
+    run("setup", *encoder)
+    live.index("ko-sparse-a", DOCUMENTS[:2])
+    hit = ("--index", "ko-sparse-a", "--id", "0", "--query", SENTENCES[0])
+    document = {**live.documents("ko-sparse-a")[0], "text": SENTENCES[7]}
+    live.index("ko-sparse-a", [document], pipeline="_none")
+    assert "the index holds another vector of text than the text has by tiny-v1" in run(
+        "explain", *encoder, *hit, fails=True
+    )
+    for changed, message in (
+        (("--id", "9"), "has no document '9'"),
+        (("--index", "ko-sparse-none"), "there is no index ko-sparse-none"),
+        (("--field", "title"), "which of the fields of ko-sparse-a that have vectors (text)?"),
+        (("--name", "second"), "there are no pipelines of the set-up second"),
+    ):
+        assert message in run("explain", *encoder, *hit, *changed, fails=True)
