@@ -16,6 +16,8 @@ OPENSEARCH_PORT ?= 9200
 EXTRAS ?= opensearch
 MACHINE ?= x86_64
 PYTHON_VERSION ?= 3.11
+# Tests share the processors; those that need the same thing that takes long to make run in one process (tests/conftest.py).
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup
 WHEELHOUSE ?= dist/wheelhouse-$(MACHINE)-py$(PYTHON_VERSION)
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
@@ -29,13 +31,13 @@ opensearch: | $(VENV)/bin/python
 	exec $(VENV)/bin/python -m scripts.opensearch_node $(VERSION) --port $(OPENSEARCH_PORT)
 
 test-fast: $(VENV)/.everything
-	$(VENV)/bin/python -m pytest -m "not slow and not soak"
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not soak"
 
 test: $(VENV)/.everything
-	$(VENV)/bin/python -m pytest -m "not soak"
+	$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not soak"
 
-test-all: $(VENV)/.everything
-	$(VENV)/bin/python -m pytest
+test-all: test
+	$(VENV)/bin/python -m pytest -m soak
 
 check: $(VENV)/.everything
 	$(VENV)/bin/ruff check

@@ -8,6 +8,7 @@ JDK of this machine. It listens on the loopback address only and knows no securi
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -111,7 +112,11 @@ def assemble(version: str) -> Path:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix="making-") as temporary:
         work = Path(temporary)
-        _download(version, work)
+        with (home.parent / "maven.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a repository of Maven's is for one process at a time
+            if home.is_dir():
+                return home
+            _download(version, work)
         made = _put_together(version, work)
         with suppress(OSError):  # another process was faster
             made.rename(home)

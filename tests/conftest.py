@@ -24,8 +24,24 @@ hypothesis.settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Playwright runs its loop in a greenlet of the main thread; after it Python 3.11 fails at times to parse a module.
-    items.sort(key=lambda item: item.path.name == "test_playground.py")
+    """Says which tests one process shall run, where several share the work: those that share what takes long to make.
+
+    The longest first. The playground last: Playwright runs its loop in a greenlet of the main thread, after which
+    Python 3.11 fails at times to parse a module.
+    """
+    order = {"trained": 0, "playground": 2}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: order.get(_group(item), 0 if _group(item).startswith("opensearch ") else 1))
+
+
+def _group(item: pytest.Item) -> str:
+    assert isinstance(item, pytest.Function)
+    if "live" in item.fixturenames:
+        return f"opensearch {item.callspec.params['live']}"
+    if item.path.parent.name == "training" and "run" in item.fixturenames:
+        return "trained"
+    return item.path.stem.removeprefix("test_")
 
 
 @pytest.fixture(scope="session")
