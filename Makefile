@@ -66,7 +66,7 @@ LOCK = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-ann
 
 lock: $(VENV)/.supply
 	$(LOCK) --output-file hashes/service.txt $(addprefix --extra ,client s3 opensearch hub otel supply)
-	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise)
+	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise bulk)
 
 audit: $(VENV)/.supply
 	$(VENV)/bin/python -m scripts.audit

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     ("app",),
     ("app.access",),
+    ("app.bulk", "encode"),
     *(
         ("app.opensearch", name)
         for name in ("setup", "check", "explain", "reindex", "ids", "teardown", "export-tokenizer")

@@ -199,13 +199,18 @@ async def test_packed_bodies_are_unpacked(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "status", "message"),
     [
-        ("gzip", gzip.compress(b'["\xea\xb0\x80"]')[:-4], 400, "the body ends before"),
+        ("gzip", gzip.compress(b'["\xea\xb0\x80"]', mtime=0)[:-4], 400, "the body ends before"),
         ("zstd", zstd.compress(b'["a"]')[:-3], 400, "the body ends before"),
         ("gzip", b'["a"]', 400, "is not gzip, as its Content-Encoding says"),
         ("zstd", b'["a"]', 400, "is not zstd, as its Content-Encoding says"),
         ("br", b'["a"]', 415, "Content-Encoding is 'br'"),
-        ("gzip, gzip", gzip.compress(gzip.compress(b'["a"]')), 415, "Content-Encoding is 'gzip, gzip'"),
-        ("gzip", gzip.compress(bytes(100_000_000), 1), 413, "more than 1000000 bytes"),
+        (
+            "gzip, gzip",
+            gzip.compress(gzip.compress(b'["a"]', mtime=0), mtime=0),
+            415,
+            "Content-Encoding is 'gzip, gzip'",
+        ),
+        ("gzip", gzip.compress(bytes(100_000_000), 1, mtime=0), 413, "more than 1000000 bytes"),
         ("zstd", zstd.compress(bytes(100_000_000)), 413, "more than 1000000 bytes"),
     ],
 )

@@ -1,0 +1,266 @@
+"""Whole runs by the command: what comes out, what is told, and that a stop costs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.bulk.command import main
+from app.bulk.encoding import batches
+from app.bulk.plan import Ids
+from app.bulk.sinks import common_type, type_of
+from app.models.loaded import load_model
+from sparse_encoder.artifact import read_artifact
+from tests.app.conftest import openvino
+from tests.tiny import SENTENCES
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`python -m app.bulk encode` with the tiny model; its exit status and what it says."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        model = ("--model", tiny_artifact, "--precision", "f32", "--threads", 1, "--cache-dir", tmp_path / "cache")
+        code = main(["encode", *map(str, (*arguments, *model))])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def documents(count: int = 40) -> list[dict[str, Any]]:
+    texts = [" ".join(SENTENCES[(n + k) % len(SENTENCES)] for k in range(1 + n % 3)) for n in range(count)]
+    return [{"id": f"d{n}", "title": text[:6], "text": text, "year": n} for n, text in enumerate(texts)]
+
+
+def parquet(directory: Path) -> list[dict[str, Any]]:
+    parts = sorted(directory.glob("part-*.parquet"))
+    return [row for part in parts for row in pyarrow.parquet.read_table(part).to_pylist()]
+
+
+def test_vectors_are_those_of_the_service_and_columns_stay(
+    command: Command, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    rows = documents()
+    source = write(tmp_path / "a.jsonl", rows)
+    code, said = command(source, tmp_path / "out", "--text", "title", "text", "--id", "id", "--part-rows", 15)
+    assert code == 0, said
+    found = parquet(tmp_path / "out")
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert [(row["year"], row["text"], row["version"]) for row in found] == [
+        (row["year"], row["text"], "tiny-v1") for row in rows
+    ]
+    model = load_model(read_artifact(tiny_artifact), openvino)
+    for row in found:
+        for field in ("title", "text"):
+            vector = model.vector(row[field], "document").prune(top_k=256).to_words(model.tokenizer.vocabulary)
+            stored = {pair["token"]: pair["weight"] for pair in row[f"{field}_sparse"]}
+            assert stored == pytest.approx(
+                {word: weight for word, weight in vector.items() if word in stored}, abs=1e-3
+            )
+            assert {word for word, weight in vector.items() if weight > 0.01 and "." not in word} <= stored.keys()
+            assert row[f"{field}_tokens"] > 2
+    assert "40 rows: 40 documents, 0 rejected" in said
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["documents"], summary["vectors"], summary["version"]) == (40, 80, "tiny-v1")
+    assert summary["words"] == sum(len(row[f"{field}_sparse"]) for row in found for field in ("title", "text"))
+
+
+def test_lines_for_bulk_requests_and_one_vector_of_several_texts(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", documents(3))
+    code, said = command(source, tmp_path / "out", "--text", "title", "text", "--join", "--id", "id", "--to", "jsonl")
+    assert code == 0, said
+    (part,) = (tmp_path / "out").glob("part-*.jsonl")
+    lines = [json.loads(line) for line in part.read_text(encoding="utf-8").splitlines()]
+    assert [line["index"]["_id"] for line in lines[::2]] == ["d0", "d1", "d2"]
+    assert all(line["title_sparse"] and "text_sparse" not in line for line in lines[1::2])
+    assert [line["year"] for line in lines[1::2]] == [0, 1, 2]
+
+
+DIRTY = [
+    *(json.dumps(row, ensure_ascii=False).encode() for row in documents(5)),
+    b'{"id": "d3", "text": "again"}',
+    b'{"id": "", "text": "no id"}',
+    b'{"id": "x1", "text": 5}',
+    b'{"id": "x2", "text": "\xb0\xa1"}',
+    b'{"id": "x3", "text": null}',
+    b'{"id": "x4"}',
+    b"broken",
+    '{"id": "x5", "text": "ㆍㆍ"}'.encode(),
+    ('{"id": "x6", "text": "' + "손해배상 " * 200 + '"}').encode(),
+]
+
+
+def test_every_bad_row_is_told_and_counted(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(DIRTY))
+    code, said = command(tmp_path / "a.jsonl", tmp_path / "out", "--id", "id", "--part-rows", 4)
+    assert code == 3
+    assert "14 rows: 7 documents, 7 rejected" in said
+    assert "1 documents were longer than the model reads" in said
+    assert "1 documents have a text without any token" in said
+    assert "rejected, by column: (row) 2, id 2, text 3" in said
+    told = [
+        json.loads(line)
+        for part in sorted((tmp_path / "out" / "rejected").glob("*.jsonl"))
+        for line in part.read_text(encoding="utf-8").splitlines()
+    ]
+    assert [(one["row"], one["column"]) for one in told] == [
+        (6, "id"),
+        (7, "id"),
+        (8, "text"),
+        (9, ""),
+        (10, "text"),
+        (11, "text"),
+        (12, ""),
+    ]
+    assert told[0]["reason"] == "an earlier row has the id 'd3'"
+    assert len({row["id"] for row in parquet(tmp_path / "out")}) == 7
+    assert command(tmp_path / "a.jsonl", tmp_path / "out", "--id", "id", "--part-rows", 4, "--max-rejected", 7)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
+    command: Command, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "a.jsonl", documents(400))
+    asked = ["--id", "id", "--part-rows", "10"]
+    assert command(source, tmp_path / "whole", *asked)[0] == 0
+    line = [sys.executable, "-m", "app.bulk", "encode", source, tmp_path / "killed", *asked, "--model", tiny_artifact]
+    line += ["--precision", "f32", "--threads", 1, "--cache-dir", tmp_path / "cache"]
+    kills = 0
+    while not (tmp_path / "killed" / "summary.json").exists():
+        process = subprocess.Popen(list(map(str, line)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        had = len(list((tmp_path / "killed").glob("receipts/*.json")))
+        while process.poll() is None and kills < 3 and len(list((tmp_path / "killed").glob("receipts/*"))) < had + 5:
+            os.sched_yield()
+        if kills < 3:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills == 3
+    assert parquet(tmp_path / "killed") == parquet(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.unfinished"))
+    counts = [
+        json.loads((tmp_path / name / "summary.json").read_text(encoding="utf-8")) for name in ("whole", "killed")
+    ]
+    assert {**counts[0], "seconds": 0} == {**counts[1], "seconds": 0}
+
+
+def test_a_directory_belongs_to_one_run(command: Command, tmp_path: Path) -> None:
+    rows = documents(4)
+    source = write(tmp_path / "a.jsonl", rows)
+    assert command(source, tmp_path / "out", "--id", "id")[0] == 0
+    again, said = command(source, tmp_path / "out", "--id", "id")
+    assert (again, "4 documents" in said) == (0, True)
+    for changed, message in (
+        (("--id", "id", "--text", "title"), "texts was ['text'] and is ['title']"),
+        (("--id", "id", "--top-k", 9), "'top_k': 9"),
+        ((), "id_column was 'id' and is None"),
+    ):
+        code, said = command(source, tmp_path / "out", *changed)
+        assert (code, message in said) == (1, True), said
+    write(source, rows[:3])
+    code, said = command(source, tmp_path / "out", "--id", "id")
+    assert (code, f"{source} has changed" in said) == (1, True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    code, said = command(source, tmp_path / "other")
+    assert (code, "holds letter.txt and is no run" in said) == (1, True)
+
+
+def test_what_can_be_wrong_at_first_is_a_sentence(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "a.jsonl", documents(4))
+    for arguments, message in (
+        ((tmp_path / "none.csv", tmp_path / "o1"), "there is no such file"),
+        ((source, tmp_path / "o2", "--text", "body"), "no row has a column body; there are id, title, text, year"),
+        ((source, source), "cannot be used"),
+        ((source, "http://127.0.0.1:9/nothing"), "does not answer"),
+        ((source, tmp_path / "o3", "--store", tmp_path / "store"), "stable"),
+    ):
+        code, said = command(*arguments)
+        assert (code, "error: " in said, message in said) == (1, True, True), said
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, said = command(source, tmp_path / "full", "--id", "id")
+    assert (code, "No space left on device" in said, "the same command goes on" in said) == (1, True, True)
+    monkeypatch.undo()
+    assert command(source, tmp_path / "full", "--id", "id")[0] == 0
+
+
+def test_a_dry_run_writes_nothing(command: Command, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", documents(10))
+    code, said = command(source, tmp_path / "out", "--id", "id", "--dry-run")
+    assert code == 0
+    assert "of the first 10 rows" in said
+    assert "a million documents:" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_so_many_rows_as_are_asked_for(command: Command, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl", documents(10))
+    code, _ = command(tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "out", "--limit", 13)
+    assert code == 0
+    assert [row["id"] for row in parquet(tmp_path / "out")][-4:] == ["0-a-10", "1-b-1", "1-b-2", "1-b-3"]
+
+
+@given(st.lists(st.integers(1, 60)), st.integers(1, 200))
+def test_batches_hold_every_text_once_and_no_more_than_they_may(lengths: list[int], most: int) -> None:
+    made = list(batches(lengths, most))
+    assert sorted(place for batch in made for place in batch) == list(range(len(lengths)))
+    assert all(len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= most for batch in made)
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "c", "손해", ""]))))
+def test_doubled_ids_are_all_but_the_first(files: list[list[str]]) -> None:
+    ids, seen = Ids(), set()
+    doubled: dict[str, list[int]] = {}
+    for place, file in enumerate(files):
+        for row, id_ in enumerate(file, 1):
+            ids.add(id_, place, row)
+            if id_ in seen:
+                doubled.setdefault(str(place), []).append(row)
+            seen.add(id_)
+    assert ids.doubled() == doubled
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a"], "string"),
+        ([1, 2], "int64"),
+        ([1, 2.5], "double"),
+        ([True], "bool"),
+        ([1, "a"], "json"),
+        ([{"a": 1}], "json"),
+        ([2**70], "json"),
+    ],
+)
+def test_a_column_has_one_type(values: list[object], kind: str) -> None:
+    found: str | None = None
+    for value in values:
+        found = common_type(found, type_of(value))
+    assert found == kind
