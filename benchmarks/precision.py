@@ -16,6 +16,7 @@ import numpy as np
 from app.encoders.base import Encoder, TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.models.loaded import EMBEDDED
+from benchmarks.figures import add_argument, write_figures
 from benchmarks.models import CACHE
 from benchmarks.opensearch import read_set
 from sparse_encoder.packed import read_packed
@@ -59,10 +60,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", nargs="+", required=True)
     parser.add_argument("--precision", nargs="+", default=PRECISIONS)
+    add_argument(parser)
     options = parser.parse_args()
     artifact = read_packed(EMBEDDED)
     manifest, tokenizer = artifact.manifest, Tokenizer.from_file(artifact.path / "tokenizer.json")
-    print(f"{manifest.version}: nDCG@10, overlap of the top 20 (query / document), active tokens, tokens a second")
+    rows: dict[str, list[str]] = {}
     exact: dict[str, tuple[list[SparseVector], list[SparseVector]]] = {}
     for precision in options.precision:
         encoder = OpenVINOEncoder(artifact, precision, cache_dir=CACHE)
@@ -77,14 +79,28 @@ def main() -> None:
             size = manifest.vocabulary_size
             ranked = rank(to_matrix(queries, size), to_matrix(documents, size))
             ndcg = measure(ranked, [relevant for _, relevant in asked], ids)["nDCG@10"]
-            exact.setdefault(name, (queries, documents))
-            tokens = sum(len(t.ids) for t in tokenizer.encode_batch(texts, manifest.max_length_document))
-            print(
-                f"{precision:12} {name:16} {ndcg:.4f}   {overlap(queries, exact[name][0]):.3f} / "
-                f"{overlap(documents, exact[name][1]):.3f}   {np.mean([len(q) for q in queries]):.0f} / "
-                f"{np.mean([len(d) for d in documents]):.0f}   {tokens / seconds:,.0f}",
-                flush=True,
+            first = exact.setdefault(name, (queries, documents))
+            common = (
+                "" if first[0] is queries else f"{overlap(queries, first[0]):.3f} / {overlap(documents, first[1]):.3f}"
             )
+            tokens = sum(len(t.ids) for t in tokenizer.encode_batch(texts, manifest.max_length_document))
+            rows.setdefault(precision, []).append(f"{ndcg:.4f} | {common}")
+            print(
+                f"{precision:12} {name:16} {rows[precision][-1]}   {tokens / seconds:,.0f} tokens a second", flush=True
+            )
+    print(table(options.set, rows))
+    if options.figures:
+        write_figures("precision", manifest.version, table(options.set, rows))
+
+
+def table(sets: Sequence[str], rows: dict[str, list[str]]) -> str:
+    """nDCG@10, and overlap with the first precision (query / document)."""
+    lines = [
+        f"| | {' | '.join(f'{name} nDCG@10 | overlap' for name in sets)} |",
+        "|---|" + "---|---|" * len(sets),
+        *(f"| `{precision}` | {' | '.join(cells)} |" for precision, cells in rows.items()),
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from benchmarks.figures import add_argument, write_figures
 from benchmarks.opensearch import Vector, encode, read_set
 from scripts.opensearch_node import running_node
 from tests.app.server import running
@@ -146,14 +147,16 @@ class Bench:
         yield self.cost("`match`", "match", queries, size, **nothing)
         self.cluster.request("DELETE", "/match")
 
-    def sparse(self, engine: str, documents: Encoded, queries: Encoded) -> Iterator[Cost]:
-        """Every cut of documents with every cut of queries."""
+    def sparse(
+        self, engine: str, documents: Encoded, queries: Encoded, document_words: Sequence[int]
+    ) -> Iterator[Cost]:
+        """Documents of so many words each with every cut of queries."""
         features = engine == "rank_features"
         stored, asked = (documents.words, queries.words) if features else (documents.ids, queries.ids)
         field: dict[str, Any] = {"type": engine}
         if not features:  # else so few documents are scored exactly
             field["method"] = {"name": "seismic", "parameters": {"approximate_threshold": 1}}
-        for words in DOCUMENT_WORDS:
+        for words in document_words:
             name = f"{engine}-{words}".replace("_", "-")
             size = self.index(name, field, stored, words)
             for count in QUERY_WORDS:
@@ -197,8 +200,12 @@ def main() -> None:
     parser.add_argument("--version", default="3.6.0", help="of OpenSearch (default %(default)s)")
     parser.add_argument("--documents", type=int, default=100_000, help="in each index (default %(default)s)")
     parser.add_argument("--encoded", type=int, default=2000, help="of the set, that they are made of (%(default)s)")
+    parser.add_argument(
+        "--document-words", type=int, nargs="+", default=DOCUMENT_WORDS, help="kept of each (default: %(default)s)"
+    )
     parser.add_argument("--queries", type=int, default=200, help="of the set (default %(default)s)")
     parser.add_argument("--engines", nargs="+", default=["rank_features", "sparse_vector"], help="(both)")
+    add_argument(parser)
     options = parser.parse_args()
     retrieval = read_set(options.data, options.set, options.encoded, options.queries)
     texts = list(retrieval.documents.values())
@@ -208,7 +215,7 @@ def main() -> None:
         service = EncoderService(server.url, timeout_seconds=600.0)
         info = service.info()
         assert info
-        documents = encoded(service, texts, "documents", top_k=max(DOCUMENT_WORDS))
+        documents = encoded(service, texts, "documents", top_k=max(options.document_words))
         asked = encoded(service, queries, "queries", input_type="query", top_k=max(QUERY_WORDS))
     costs: list[Cost] = []
     with (
@@ -221,7 +228,7 @@ def main() -> None:
         for engine in options.engines:
             if engine == "sparse_vector" and options.version.startswith("2."):
                 continue  # which has none
-            costs += bench.sparse(engine, documents, asked)
+            costs += bench.sparse(engine, documents, asked, options.document_words)
     report = {
         "model": info["model"]["version"],
         "opensearch": options.version,
@@ -235,6 +242,8 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "search_cost.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (options.out / "search_cost.md").write_text(table(costs), encoding="utf-8")
+    if options.figures:
+        write_figures("search_cost", info["model"]["version"], table(costs))
     sys.stdout.write(f"{table(costs)}\n{json.dumps(report)}\n")
 
 

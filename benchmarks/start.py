@@ -16,6 +16,9 @@ from statistics import median
 
 import httpx
 
+from app.models.loaded import EMBEDDED
+from benchmarks.figures import add_argument, write_figures
+from sparse_encoder.packed import read_packed
 from tests.app.server import running
 from tests.app.soak import resident_bytes
 
@@ -45,6 +48,7 @@ def service(flags: list[str]) -> tuple[float, float, float, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    add_argument(parser)
     options, flags = parser.parse_known_args()
     bare, ready = [], []
     for turn in range(options.rounds + 1):
@@ -53,10 +57,18 @@ def main() -> None:
             bare.append(pair[0])
             ready.append(pair[1])
     seconds = median(result[0] for result in ready)
-    print(f"imports alone   {median(bare):6.2f} s")
-    print(f"service ready   {seconds:6.2f} s   {seconds / median(bare):.2f}x")
-    print(f"resident then   {median(result[1] for result in ready):6.0f} MB")
-    print(f"a little later  {median(result[2] for result in ready):6.0f} MB   torch loaded: {ready[0][3]}")
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| imports alone of what any such service imports | {median(bare):.2f} s |",
+        f"| service ready | {seconds:.2f} s ({seconds / median(bare):.1f}x) |",
+        f"| resident then | {median(result[1] for result in ready):.0f} MB |",
+        f"| a little later, with the graph for short texts | {median(result[2] for result in ready):.0f} MB |",
+        f"| torch loaded | {'yes' if ready[0][3] else 'no'} |",
+    ]
+    print("\n".join(lines))
+    if options.figures:
+        write_figures("start", read_packed(EMBEDDED).manifest.version, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.figures import FIGURES, pages, quoted, with_figures
 from scripts.reference import COMMANDS, recipe_page, write_reference
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,40 @@ def test_the_guides_name_commands_and_make_targets_that_exist() -> None:
                     ):
                         wrong.append((page.name, line))
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", pages(ROOT), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_quotes_the_figures_that_were_measured(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert with_figures(ROOT, text) == text, "the source says something else: python -m scripts.figures"
+
+
+def test_figures_say_of_what_model_when_and_how_they_were_measured_and_are_quoted() -> None:
+    in_use = {name for page in pages(ROOT) for name in quoted(page.read_text(encoding="utf-8"))}
+    for file in (ROOT / FIGURES).glob("*.md"):
+        *_, caption = file.read_text(encoding="utf-8").splitlines()
+        assert re.fullmatch(r"ko-\S+, \d{4}-\d\d-\d\d, \d+ cores \(.+\), `python -m benchmarks\.\w+.*`\.", caption), (
+            file
+        )
+        assert file.stem in in_use, f"no page quotes {file}"
+
+
+def test_a_page_follows_its_figures(tmp_path: Path) -> None:
+    (tmp_path / FIGURES).mkdir(parents=True)
+    (tmp_path / FIGURES / "start.md").write_text("ready in 1.2 s\n", encoding="utf-8")
+    page = "# Speed\n\n<!-- figures: start -->\nready in 1.1 s\n<!-- end -->\nMore.\n"
+    new = "# Speed\n\n<!-- figures: start -->\n\nready in 1.2 s\n\n<!-- end -->\nMore.\n"
+    assert with_figures(tmp_path, page) == new
+    assert with_figures(tmp_path, new) == new
+    with pytest.raises(ValueError, match=r"benchmarks/figures has no stop\.md \(there are start\)"):
+        with_figures(tmp_path, page.replace("start", "stop"))
+    (tmp_path / "app" / "embedded").mkdir(parents=True)
+    (tmp_path / "app" / "embedded" / "README.md").write_text(
+        "# ko\n\n## Use\n\nx\n\n## Examples\n\n- 손해\n\n## Figures\n\n| a |\n", encoding="utf-8"
+    )
+    for name, section in (("Examples", "- 손해"), ("Figures", "| a |")):
+        quote = f"<!-- figures: card/{name} -->\n{{}}<!-- end -->\n"
+        assert with_figures(tmp_path, quote.format("")) == quote.format(f"\n{section}\n\n")
 
 
 def test_a_recipe_page_has_each_key_with_its_default_and_what_is_said_of_it() -> None:
