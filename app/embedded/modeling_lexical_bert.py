@@ -6,7 +6,7 @@ A copy of this file lies beside the weights of every version published in this a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,38 @@ from transformers import BertConfig, BertModel, BertPreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 CLOSED = -1e4  #: logit of what is never emitted
-OWN_TOKEN = "own_token"  #: name of the only tensor that holds integers
+#: The tensors that hold ids of tokens.
+INTEGERS = ("own_token", "last_token", "part_token", "related_token")
+NONE = -1  #: in them: no token
 
 
 class LexicalBertConfig(BertConfig):
     model_type = "lexical_bert"
 
-    def __init__(self, own_saturation: float = 0.9, own_length_power: float = 0.25, **settings: Any) -> None:
+    def __init__(
+        self,
+        own_saturation: float = 0.9,
+        own_length_power: float = 0.25,
+        parts: int = 0,
+        related: int = 0,
+        related_power: float = 0.5,
+        **settings: Any,
+    ) -> None:
         """`own_saturation` s: a word's count c weighs c (1 + s) / (c + s), as in BM25.
 
         `own_length_power` p: in a text of n words it is divided by n^p, since a long text holds many by chance.
+
+        `parts`: words for which a token may speak beside its own (전세금 also for 전세).
+
+        `related`: words that the table names for each word; 0: there is no table. `related_power` q: what the own words
+        of a text bring up is divided by (the sum of their weights)^q; at 1 it is a mean over them.
         """
         super().__init__(**settings)
         self.own_saturation = own_saturation
         self.own_length_power = own_length_power
+        self.parts = parts
+        self.related = related
+        self.related_power = related_power
 
 
 class _Head(nn.Module):
@@ -44,12 +62,30 @@ class _Head(nn.Module):
         return out
 
 
+class OwnWords(NamedTuple):
+    """What the tokens of a batch speak for: at each position its word, and its parts as further positions."""
+
+    tokens: Tensor  #: [B, L x (1 + parts)] ids, `NONE` where there is none
+    shares: Tensor  #: [B, L x (1 + parts)] how much of an occurrence it is, 0 where there is none
+    length: int  #: L; the first L places are the words themselves
+
+    @property
+    def speaks(self) -> Tensor:
+        """The positions that hold a word: [B, L]."""
+        return self.tokens[:, : self.length] >= 0
+
+
 class LexicalBertForMaskedLM(BertPreTrainedModel):
-    """Logits whose SPLADE vector, `max over positions of log1p(relu(logit))`, has two parts.
+    """Logits whose SPLADE vector, `max over positions of log1p(relu(logit))`, has three parts.
 
     The words of the text weigh `own_weight x saturation(count) / length^power x importance`, where importance is
-    `2 sigmoid(...)` of the hidden state; all other words weigh what the head gives them. `own_token` says as which
-    token a token is emitted (`##noun` as `noun`), -1 for never; positions of such tokens are silent.
+    `2 sigmoid(...)` of the hidden state. `own_token` says as which token a token is emitted (`##noun` as `noun`), -1
+    for never; `part_token` for which words it speaks as well, `own_share` how much of an occurrence each is (a syllable
+    that is a word of its own one time in four: a quarter). A text without any word is emitted by `last_token`.
+
+    All other words weigh what the head gives them at the positions that hold a word, plus what the table says: each
+    own word brings up its `related_token` by `related_weight`, times its weight and what the network finds that the
+    text wants of it (`relating`). So a related word that does not fit the text, by the head, stays off.
     """
 
     config_class = LexicalBertConfig
@@ -57,13 +93,27 @@ class LexicalBertForMaskedLM(BertPreTrainedModel):
 
     def __init__(self, config: LexicalBertConfig) -> None:
         super().__init__(config)
+        size = config.vocab_size
         self.bert = BertModel(config, add_pooling_layer=False)
         self.head = _Head(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(config.hidden_size, size)
         self.importance = nn.Linear(config.hidden_size, 1)
-        self.own_weight = nn.Parameter(torch.ones(config.vocab_size))
-        self.register_buffer(OWN_TOKEN, torch.full((config.vocab_size,), -1, dtype=torch.int32))
+        self.own_weight = nn.Parameter(torch.ones(size))
+        self.register_buffer("own_token", torch.full((size,), NONE, dtype=torch.int32))
         self.own_token: Tensor
+        if config.parts:
+            self.register_buffer("last_token", torch.full((size,), NONE, dtype=torch.int32))
+            self.register_buffer("part_token", torch.full((size, config.parts), NONE, dtype=torch.int32))
+            self.register_buffer("own_share", torch.ones(size, 1 + config.parts))
+            self.last_token: Tensor
+            self.part_token: Tensor
+            self.own_share: Tensor
+        if config.related:
+            self.relating = nn.Linear(config.hidden_size, 1)
+            self.register_buffer("related_token", torch.full((size, config.related), NONE, dtype=torch.int32))
+            self.register_buffer("related_weight", torch.zeros(size, config.related))
+            self.related_token: Tensor
+            self.related_weight: Tensor
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -72,20 +122,45 @@ class LexicalBertForMaskedLM(BertPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.decoder = new_embeddings
 
-    def own_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The token as which each position is emitted, -1 where it is silent or padding: [B, L]."""
-        return torch.where(attention_mask.bool(), self.own_token[input_ids].long(), -1)
+    def own_words(self, input_ids: Tensor, attention_mask: Tensor) -> OwnWords:
+        """For `input_ids` and `attention_mask` [B, L]."""
+        real = attention_mask.bool()
+        words = torch.where(real, self.own_token[input_ids].long(), NONE)
+        if not self.config.parts:
+            return OwnWords(words, (words >= 0).float(), words.shape[1])
+        silent = (words < 0).all(1, keepdim=True)
+        last = torch.where(real & silent, self.last_token[input_ids].long(), NONE)
+        parts = torch.where(real.unsqueeze(2), self.part_token[input_ids].long(), NONE).permute(0, 2, 1).flatten(1)
+        tokens = torch.cat([torch.where(silent, last, words), parts], 1)
+        shares = self.own_share[input_ids].float().permute(0, 2, 1).flatten(1)
+        return OwnWords(tokens, shares * (tokens >= 0), words.shape[1])
 
-    def own_words(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """What the word of each position weighs in the vector, 0 where `tokens` [B, L] is -1: [B, L]."""
-        speaks = tokens >= 0
-        counts = ((tokens.unsqueeze(1) == tokens.unsqueeze(2)) & speaks.unsqueeze(1)).sum(2).float()
-        lengths = speaks.sum(1, keepdim=True).clamp(min=1).float()
+    def own_weights(self, states: Tensor, own: OwnWords) -> Tensor:
+        """What the word of each place of `own` weighs in the vector, 0 where there is none: as `own.tokens`."""
+        index = own.tokens.clamp(min=0)
+        counts = torch.zeros(len(index), self.config.vocab_size, device=index.device)
+        counts = counts.scatter_add(1, index, own.shares).gather(1, index)
+        lengths = own.shares[:, : own.length].sum(1, keepdim=True).clamp(min=1)
         saturation = self.config.own_saturation
         frequency = counts * (1 + saturation) / (counts + saturation) * lengths**-self.config.own_length_power
         importance = 2 * torch.sigmoid(self.importance(states).squeeze(-1).float())
-        weights = self.own_weight[tokens.clamp(min=0)].float() * frequency * importance
-        return torch.relu(weights) * speaks
+        importance = importance.repeat(1, index.shape[1] // own.length)
+        return torch.relu(self.own_weight[index].float() * frequency * importance) * (own.tokens >= 0)
+
+    def related_words(self, states: Tensor, own: OwnWords, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What the table adds to the logits, by the `weights` of the `own` words: ids [B, L x related] and how much
+        each place adds, 0 where there is none. A word that a text repeats counts as its mean over the places."""
+        words, weights = own.tokens[:, : own.length], weights[:, : own.length]
+        index = words.clamp(min=0)
+        speaks = (words >= 0).float()
+        counts = torch.zeros(len(index), self.config.vocab_size, device=index.device)
+        counts = counts.scatter_add(1, index, speaks).gather(1, index).clamp(min=1)
+        mean = weights / counts
+        wanted = mean * 2 * torch.sigmoid(self.relating(states).squeeze(-1).float())
+        wanted = wanted / mean.sum(1, keepdim=True).clamp(min=1e-6) ** self.config.related_power
+        tokens = self.related_token[index].long()
+        added = self.related_weight[index] * (wanted * speaks).unsqueeze(2)
+        return tokens.clamp(min=0).flatten(1), torch.where(tokens >= 0, added, 0.0).flatten(1)
 
     def head_states(self, states: Tensor, input_ids: Tensor) -> Tensor:
         """What the decoder multiplies: [B, L, hidden]."""
@@ -98,16 +173,22 @@ class LexicalBertForMaskedLM(BertPreTrainedModel):
             attention_mask = torch.ones_like(input_ids)
         inputs = {name: value for name, value in inputs.items() if name != "labels"}
         states = self.bert(input_ids=input_ids, attention_mask=attention_mask, **inputs)[0]
-        tokens = self.own_tokens(input_ids, attention_mask)
-        own = torch.expm1(self.own_words(states, tokens))
+        own = self.own_words(input_ids, attention_mask)
+        weights = self.own_weights(states, own)
         logits = self.decoder(self.head_states(states, input_ids))
-        speaks = tokens >= 0
-        present = torch.zeros(len(tokens), logits.shape[2], dtype=torch.bool, device=logits.device)
-        rows = torch.arange(len(tokens), device=logits.device).unsqueeze(1).expand_as(tokens)
-        present[rows[speaks], tokens[speaks]] = True
-        logits = logits.masked_fill(present.unsqueeze(1) | ~speaks.unsqueeze(2), CLOSED)
-        index = tokens.clamp(min=0).unsqueeze(2)
-        value = torch.where(speaks.unsqueeze(2), own.unsqueeze(2).to(logits.dtype), logits.gather(2, index))
+        if self.config.related:
+            related = torch.zeros_like(logits[:, 0], dtype=torch.float32)
+            related = related.scatter_add(1, *self.related_words(states, own, weights))
+            logits = logits + related.unsqueeze(1).to(logits.dtype)
+        speaks = own.tokens >= 0
+        present = torch.zeros(logits.shape[::2], device=logits.device)
+        present = present.scatter_reduce(1, own.tokens.clamp(min=0), speaks.float(), "amax") > 0
+        logits = logits.masked_fill(present.unsqueeze(1) | ~own.speaks.unsqueeze(2), CLOSED)
+        places, spoken, known = (
+            part.unflatten(1, (-1, own.length)).transpose(1, 2) for part in (own.tokens, torch.expm1(weights), speaks)
+        )
+        index = places.clamp(min=0)
+        value = torch.where(known, spoken.to(logits.dtype), logits.gather(2, index))
         return MaskedLMOutput(logits=logits.scatter(2, index, value))
 
 
