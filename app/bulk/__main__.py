@@ -8,10 +8,11 @@ import sys
 def main() -> int:
     try:
         from app.bulk.command import main as command
+
+        return command()
     except ModuleNotFoundError as error:
         print(f"error: app.bulk needs the extra bulk ({error}): pip install -e '.[bulk]'", file=sys.stderr)  # noqa: T201
         return 1
-    return command()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from app.bulk.encoding import BulkEncoder, Format, ModelChoice, VectorChoice, load, open_artifact
-from app.bulk.plan import RunError, Wanted, locked, prefix_of, prepare
+from app.bulk.plan import RunError, Wanted, locked, prefix_of, prepare, version_of_run
 from app.bulk.rows import Document, InputError, find_inputs, read_rows, to_document
 from app.bulk.run import Summary, go_on
 from app.bulk.sinks import Index, JsonLines, Parquet, Sink, SinkError
@@ -104,18 +104,18 @@ def _vectors(options: argparse.Namespace, format_: Format) -> VectorChoice:
 
 def _encode(options: argparse.Namespace) -> int:
     inputs = find_inputs(options.inputs)
+    to_index = options.output.startswith(("http://", "https://"))
+    url, _, name = options.output.rpartition("/") if to_index else ("", "", "")
+    directory = Path(options.run_dir or f"{name}.bulk") if to_index else Path(options.output)
     choice = ModelChoice(
         model=options.model,
         store=options.store,
-        version=options.version,
+        version=version_of_run(directory) or options.version,
         device=options.device,
         precision=options.precision,
         threads=options.threads,
         cache_dir=options.cache_dir.absolute(),
     )
-    to_index = options.output.startswith(("http://", "https://"))
-    url, _, name = options.output.rpartition("/") if to_index else ("", "", "")
-    directory = Path(options.run_dir or f"{name}.bulk") if to_index else Path(options.output)
     fields = options.text[:1] if options.join else options.text
     with ExitStack() as stack:
         index = None
@@ -151,7 +151,7 @@ def _encode(options: argparse.Namespace) -> int:
             sink = JsonLines(directory)
         else:
             sink = Parquet(directory, wanted.version, wanted.fields, manifest.columns)
-        with index.without_refresh() if index else nullcontext():
+        with index.without_refresh(directory) if index else nullcontext():
             summary = go_on(directory, manifest, lambda: BulkEncoder(load(choice, artifact), vectors), sink, _say)
     return _told(summary, directory, options.max_rejected)
 

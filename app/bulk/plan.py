@@ -81,6 +81,12 @@ def locked(directory: Path) -> Iterator[None]:
         raise RunError(f"{directory} cannot be used ({error}): give a directory that can be written") from error
 
 
+def version_of_run(directory: Path) -> str | None:
+    """Of the model that the run in `directory` began with; None if there is none."""
+    file = directory / MANIFEST
+    return str(json.loads(file.read_text(encoding="utf-8"))["wanted"]["version"]) if file.is_file() else None
+
+
 def prepare(directory: Path, wanted: Wanted, inputs: Sequence[str], say: Say) -> Manifest:
     """The manifest of the run in `directory`: made now by reading every row once, or the one that it began with.
 

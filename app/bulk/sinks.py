@@ -259,17 +259,28 @@ class Index:
         return again, bad, why
 
     @contextmanager
-    def without_refresh(self) -> Iterator[None]:
-        """New documents are not made visible one by one meanwhile."""
-        path = f"/{quote(self._name)}/_settings"
+    def without_refresh(self, directory: Path) -> Iterator[None]:
+        """New documents are not made visible one by one meanwhile. What was set before is kept in `directory`, for the
+        run that goes on after one that was killed."""
+        path, before = f"/{quote(self._name)}/_settings", directory / "refresh_interval.json"
+        if not before.exists():
+            with whole_file(before) as file:
+                file.write_text(json.dumps(self._refresh), encoding="utf-8")
+        self._put_refresh(path, "-1")
         try:
-            self._cluster.request("PUT", path, {"index": {"refresh_interval": "-1"}})
             yield
+        finally:
+            try:
+                self._put_refresh(path, json.loads(before.read_text(encoding="utf-8")))
+                before.unlink()
+            except SinkError as error:
+                self._say(f"{self._name} is not refreshed by itself until this command ran to its end ({error})")
+
+    def _put_refresh(self, path: str, interval: str | None) -> None:
+        try:
+            self._cluster.request("PUT", path, {"index": {"refresh_interval": interval}})
         except OpenSearchError as error:
             raise SinkError(str(error)) from error
-        finally:
-            refresh = None if self._refresh == "-1" else self._refresh
-            self._cluster.request("PUT", path, {"index": {"refresh_interval": refresh}})
 
     def finish(self, samples: Sequence[tuple[str, Mapping[str, Mapping[str, float]]]], documents: int) -> list[str]:
         try:

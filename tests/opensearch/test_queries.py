@@ -194,6 +194,6 @@ def test_explain_says_where_the_index_holds_something_else(live: Live, run: Run,
         (("--id", "9"), "has no document '9'"),
         (("--index", "ko-sparse-none"), "there is no index ko-sparse-none"),
         (("--field", "title"), "which of the fields of ko-sparse-a that have vectors (text)?"),
-        (("--name", "second"), "there are no pipelines of the set-up second"),
+        (("--name", "none"), "there are no pipelines of the set-up none"),
     ):
         assert message in run("explain", *encoder, *hit, *changed, fails=True)

@@ -326,8 +326,9 @@ def test_a_restart_in_between_loses_no_text_and_doubles_none(tiny_artifact: Path
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from sparse_encoder.client import SparseEncoderClient
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it runs in the background
 try:
     with SparseEncoderClient(sys.argv[1], timeout_seconds=600) as client:
         client.encode(["가"] * 1000)

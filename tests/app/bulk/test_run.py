@@ -22,8 +22,9 @@ from app.bulk.plan import Ids
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
+from sparse_encoder.store import Store
 from tests.app.conftest import openvino
-from tests.tiny import SENTENCES
+from tests.tiny import SENTENCES, publish
 
 Command = Callable[..., tuple[int, str]]
 
@@ -208,6 +209,37 @@ def test_what_can_be_wrong_at_first_is_a_sentence(
     assert (code, "No space left on device" in said, "the same command goes on" in said) == (1, True, True)
     monkeypatch.undo()
     assert command(source, tmp_path / "full", "--id", "id")[0] == 0
+
+
+def test_a_run_keeps_the_version_that_its_alias_stood_for(
+    tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.publish(tiny_artifact, aliases=["stable"], by="test")
+    source = write(tmp_path / "a.jsonl", documents(4))
+    arguments = ["encode", str(source), str(tmp_path / "out"), "--id", "id", "--store", str(tmp_path / "store")]
+    arguments += ["--precision", "f32", "--threads", "1", "--cache-dir", str(tmp_path / "cache")]
+    assert main(arguments) == 0
+    store.publish(publish(tmp_path / "v2", "tiny-v2", bias_shift=0.1), aliases=["stable"], by="test")
+    next((tmp_path / "out" / "receipts").iterdir()).unlink()  # as after a stop
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "by tiny-v1" in capsys.readouterr().out
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "tqdm.py").write_text("raise ModuleNotFoundError(\"No module named 'tqdm'\")", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "app.bulk", "encode", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: app.bulk needs the extra bulk (No module named 'tqdm'): pip install -e '.[bulk]'\n",
+    )
 
 
 def test_a_dry_run_writes_nothing(command: Command, tmp_path: Path) -> None:
