@@ -14,6 +14,8 @@ import pytest
 from tests.app.server import ROOT, Server, running
 from tests.opensearch.live import Live, Run
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
 _BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = ("quickstart.md", "ko/quickstart.md")
 
