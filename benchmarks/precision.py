@@ -19,6 +19,7 @@ from app.models.loaded import EMBEDDED
 from benchmarks.figures import add_argument, write_figures
 from benchmarks.models import CACHE
 from benchmarks.opensearch import read_set
+from sparse_encoder.batching import by_length
 from sparse_encoder.packed import read_packed
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
@@ -34,15 +35,10 @@ def encode(encoder: Encoder, tokenizer: Tokenizer, texts: Sequence[str], length:
     """In batches of texts of near-equal length, as the service makes them."""
     tokenised = [text.ids for text in tokenizer.encode_batch(texts, length)]
     vectors = [SparseVector.from_pairs([], [])] * len(texts)
-    order = sorted(range(len(texts)), key=lambda index: len(tokenised[index]))
-    while order:
-        count = max(1, BATCH_TOKENS // len(tokenised[order[0]]))
-        while count > 1 and count * len(tokenised[order[min(count, len(order)) - 1]]) > BATCH_TOKENS:
-            count -= 1
-        chosen, order = order[:count], order[count:]
-        batch = TokenBatch.pad([tokenised[index] for index in chosen], tokenizer.pad_id)
-        for index, vector in zip(chosen, encoder.encode(batch), strict=True):
-            vectors[index] = vector.prune(top_k=top_k)
+    for places in by_length([len(ids) for ids in tokenised], BATCH_TOKENS):
+        batch = TokenBatch.pad([tokenised[place] for place in places], tokenizer.pad_id)
+        for place, vector in zip(places, encoder.encode(batch), strict=True):
+            vectors[place] = vector.prune(top_k=top_k)
     return vectors
 
 

@@ -31,19 +31,6 @@ def pad(rows: Sequence[Sequence[int]], token: int = 0) -> Batch:
     return Batch(ids, mask)
 
 
-def by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Places of texts, shortest first, in batches that have at most ``batch_tokens`` once they are padded; a text that
-    is longer than that by itself is a batch of its own."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[place] * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
-
-
 class DistinctBatches(DefaultBatchSampler):
     """Batches in which no text stands twice, since every other row of a batch counts as a negative.
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sparse_encoder.batching import by_length
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
-from training.batches import by_length, pad
+from training.batches import pad
 from training.objectives import OwnWords
 from training.vocabulary import Roles
 

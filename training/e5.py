@@ -19,7 +19,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tqdm import tqdm
 from transformers import BertConfig, BertModel
 
-from training.batches import by_length, pad
+from sparse_encoder.batching import by_length
+from training.batches import pad
 from training.readers import DataError
 
 _MATRICES = {

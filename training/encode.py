@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from sparse_encoder.batching import by_length
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.tokenizer import Tokenizer
 from sparse_encoder.vector import SparseVector
-from training.batches import by_length, pad
+from training.batches import pad
 from training.retrieval import Ranking, rank, to_matrix
 
 _BATCH_TOKENS = 4096

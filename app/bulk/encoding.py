@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,6 +18,7 @@ from app.engine.budget import Budget, measure
 from app.models.conversion import open_model
 from app.models.loaded import LoadedModel, check_golden, load_model
 from sparse_encoder.artifact import Artifact, InputType
+from sparse_encoder.batching import by_length
 from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT
 from sparse_encoder.store import Store
@@ -109,7 +110,7 @@ class BulkEncoder:
         windows = [window for text in tokenised for window in text]
         vectors: list[SparseVector | None] = [EMPTY] * len(windows)
         full = [place for place, window in enumerate(windows) if window.content_tokens]
-        for batch in batches([len(windows[place].ids) for place in full], self._most_tokens):
+        for batch in by_length([len(windows[place].ids) for place in full], self._most_tokens):
             places = [full[index] for index in batch]
             for place, vector in zip(places, self._batch([windows[place].ids for place in places]), strict=True):
                 vectors[place] = vector
@@ -139,21 +140,6 @@ class BulkEncoder:
         }
         tokens = sum(len(window.ids) for window in text if window.content_tokens)
         return Encoded(weights, tokens, text[-1].truncated)
-
-
-def batches(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
-    """Places of texts that are encoded together, the shortest first: so little of a batch is padding.
-
-    A batch has at most `most_tokens`, as many times its longest text as it has texts; a longer text goes alone.
-    """
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[place] * (len(batch) + 1) > most_tokens:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def _name(key: str) -> str:

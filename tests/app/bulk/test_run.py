@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bulk.command import main
-from app.bulk.encoding import batches
 from app.bulk.plan import Ids
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
+from sparse_encoder.batching import by_length
 from sparse_encoder.store import Store
 from tests.app.conftest import openvino
 from tests.tiny import SENTENCES, publish
@@ -165,6 +165,19 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(
     assert {**counts[0], "seconds": 0} == {**counts[1], "seconds": 0}
 
 
+def test_what_is_done_is_not_done_again(command: Command, tmp_path: Path) -> None:
+    """Only the part whose receipt is gone is written anew."""
+    source = write(tmp_path / "a.jsonl", documents(8))
+    asked = (source, tmp_path / "out", "--id", "id", "--part-rows", 2)
+    assert command(*asked)[0] == 0
+    parts = sorted((tmp_path / "out").glob("part-*.parquet"))
+    before = [part.stat().st_ino for part in parts]
+    (tmp_path / "out" / "receipts" / "00000-000002.json").unlink()
+    assert command(*asked)[0] == 0
+    again = [part.stat().st_ino != inode for part, inode in zip(parts, before, strict=True)]
+    assert again == [False, False, True, False]
+
+
 def test_a_directory_belongs_to_one_run(command: Command, tmp_path: Path) -> None:
     rows = documents(4)
     source = write(tmp_path / "a.jsonl", rows)
@@ -261,7 +274,7 @@ def test_so_many_rows_as_are_asked_for(command: Command, tmp_path: Path) -> None
 
 @given(st.lists(st.integers(1, 60)), st.integers(1, 200))
 def test_batches_hold_every_text_once_and_no_more_than_they_may(lengths: list[int], most: int) -> None:
-    made = list(batches(lengths, most))
+    made = list(by_length(lengths, most))
     assert sorted(place for batch in made for place in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= most for batch in made)
 
