@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from traceback import clear_frames
 
 from app.encoders.base import EncoderError
 from app.metrics import Metrics
@@ -252,11 +253,17 @@ def _delete_left(downloads: Path, kept: set[Path]) -> None:
 
 
 def _or_free(work: Callable[[], LoadedModel]) -> LoadedModel:
-    """Tracebacks hold the model that failed, which would be freed on the event loop and stop it meanwhile."""
+    """Tracebacks hold the model that failed, which would be freed on the event loop and stop it meanwhile, or stay
+    until the collector of garbage comes."""
+    outcome: list[Exception] = []  # no variable is the error itself: it refers to this frame
     try:
         return work()
     except (Refused, Superseded) as error:
-        outcome = error.with_traceback(None)
-        outcome.__cause__ = outcome.__context__ = None
+        cause: BaseException | None = error
+        while cause:
+            clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        error.__cause__ = error.__context__ = None
+        outcome.append(error.with_traceback(None))
     memory.give_back_freed_memory()
-    raise outcome
+    raise outcome.pop()

@@ -36,37 +36,38 @@ class Patience:
                 "see that it works"
             )
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        ended = asyncio.Event()
+        results: list[T] = []
+        errors: list[BaseException] = []
         late = False
 
         def run() -> None:
             try:
-                result = operation(*args, **kwargs)
+                results.append(operation(*args, **kwargs))
             except BaseException as error:
-                deliver(lambda error=error: future.set_exception(error))  # type: ignore[misc]
-            else:
-                deliver(lambda: future.set_result(result))
-
-        def deliver(set_outcome: Callable[[], None]) -> None:
+                errors.append(error)
             with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(end, set_outcome)
+                loop.call_soon_threadsafe(end)
 
-        def end(set_outcome: Callable[[], None]) -> None:
+        def end() -> None:
             if late:
                 self._late -= 1
-            if not future.done():
-                set_outcome()
+            ended.set()
 
         threading.Thread(target=run, name="store", daemon=True).start()
         try:
             async with asyncio.timeout(seconds):
-                return await future
+                await ended.wait()
         except TimeoutError:
-            if not future.cancelled():  # it was just in time, or raised such an error itself
-                return future.result()
-            late = True
+            late = not ended.is_set()
+        if late:
             self._late += 1
             name = getattr(operation, "__name__", "a call").strip("_")
             raise StoreError(
                 f"{self._store_url} did not answer {name} within {seconds:g} s: see that it works and can be reached"
             ) from None
+        # In no variable here: an error holds its traceback and so this frame, which would hold it in turn, and with
+        # both what the callers have in hand (models), until the collector of garbage comes.
+        if errors:
+            raise errors.pop()
+        return results.pop()

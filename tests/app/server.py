@@ -57,11 +57,12 @@ class Server:
         return [json.loads(line) for line in self.log]
 
 
-def start(*command: str, **environment: str) -> Server:
+def start(*command: str, directory: Path = ROOT, **environment: str) -> Server:
+    """`directory`: the checkout whose code runs."""
     return Server(
         subprocess.Popen(
             [sys.executable, "-W", "error", *command],
-            cwd=ROOT,
+            cwd=directory,
             env={**os.environ, **environment},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -71,9 +72,9 @@ def start(*command: str, **environment: str) -> Server:
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[Server]:
+def running(*command: str, directory: Path = ROOT, **environment: str) -> Iterator[Server]:
     """Started and listening; killed at the end, if it is not gone by then."""
-    server = start(*command, **environment)
+    server = start(*command, directory=directory, **environment)
     try:
         server.wait_until_listening()
         yield server
