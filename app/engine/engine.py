@@ -19,7 +19,7 @@ from app.engine.admission import Admission
 from app.engine.cache import QueryCache
 from app.engine.jobs import Job, Pending
 from app.engine.thread import EncodingThread, Outcome
-from app.errors import TextTooLong, Unavailable
+from app.errors import EncodingFailed, TextTooLong, Unavailable
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel
 from sparse_encoder.artifact import InputType
@@ -207,6 +207,8 @@ class Engine:
             job.missing = len(waiting)
             self._enqueue(job, waiting, is_query)
             await job.done
+            if job.lost:
+                raise EncodingFailed
         if is_query:
             for text, found, vector, count in zip(texts, together, job.vectors, tokens, strict=True):
                 # A cut one must be refused when a request says so; what failed may not fail the next time.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from app.errors import EncodingFailed
 from app.models.loaded import LoadedModel
 from sparse_encoder.vector import SparseVector
 
@@ -17,11 +16,13 @@ class Job:
     model: LoadedModel
     client: str
     weight: float  #: of the client
+    #: Never an error: its traceback would refer to the frames that refer to the job, and keep the model in memory.
     done: asyncio.Future[None]
     missing: int  #: texts without a vector yet
     lenient: bool = False  #: whether a text that cannot be encoded fails alone, or all with it
     vectors: list[SparseVector] = field(default_factory=list)
     failed: set[int] = field(default_factory=set)  #: places of those that the encoder failed on
+    lost: bool = False  #: the encoder failed on one, and so all fail
     encode_seconds: float = 0.0
     abandoned: bool = False
     entries: list[Entry] = field(default_factory=list, repr=False)  #: that hold its texts
@@ -57,8 +58,9 @@ class Entry:
             elif job.lenient:
                 job.failed.add(index)
             else:
+                job.lost = True
                 if not job.done.done():
-                    job.done.set_exception(EncodingFailed())
+                    job.done.set_result(None)
                 continue
             job.missing -= 1
             if not job.missing and not job.done.done():

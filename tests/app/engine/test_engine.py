@@ -8,6 +8,7 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.engine.pace import Pace
 from app.errors import EncodingFailed, Overloaded, TextTooLong, TooLarge, Unavailable
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, load_model
-from sparse_encoder.artifact import InputType, read_artifact
+from sparse_encoder.artifact import Artifact, InputType, read_artifact
 from sparse_encoder.tokenizer import TokenisedText, Tokenizer
 from sparse_encoder.vector import SparseVector
 from tests.app.conftest import openvino
@@ -247,14 +248,28 @@ async def test_a_batch_never_has_two_models_and_each_answer_is_of_its_own(
         assert ours.result().vectors[0].weights[0] != pytest.approx(others.result().vectors[0].weights[0], 0.01)
 
 
-async def test_the_idle_engine_keeps_no_model_in_memory(engine: OneModel, tmp_path: Path) -> None:
+def _given(encoder: ControlledEncoder, _: Artifact) -> ControlledEncoder:
+    return encoder
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_idle_engine_keeps_no_model_in_memory(
+    engine: OneModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    monkeypatch.setattr(logging.getLogger("app.engine.thread"), "disabled", True)  # pytest keeps the errors logged
     artifact = read_artifact(publish(tmp_path / "other", "tiny-v2"))
-    model = load_model(artifact, openvino)
-    gone = weakref.ref(model.encoder)
+    made = ControlledEncoder(openvino(artifact))
+    model = load_model(artifact, partial(_given, made))
+    made.fails = fails
+    gone = weakref.ref(made)
     gc.disable()  # reference counts must do it: a collection comes too late for a model of hundreds of megabytes
     try:
-        await engine.encode(model, ["손해배상"], "document")
-        del model
+        try:
+            await engine.encode(model, ["손해배상"], "document")
+        except EncodingFailed:
+            made.fails = False
+        assert not made.fails
+        del model, made
         while gone():  # noqa: ASYNC110 - the encoder's thread has it for a moment
             await asyncio.sleep(0.001)
     finally:
