@@ -23,7 +23,7 @@ from benchmarks.figures import add_argument, write_figures
 from benchmarks.http import WORDS
 from benchmarks.load import closed_loop
 from sparse_encoder.packed import unpack
-from tests.app.server import ROOT, running
+from tests.app.server import ROOT, running_in
 
 DOCUMENTS, QUERY_WORDS, DOCUMENT_WORDS = 16, 14, 62
 CASES = ("1 client, queries: ms (p50)", "64 clients, queries: texts/s", "4 clients, documents: texts/s")
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         trees = [stack.enter_context(checkout(revision)) for revision in options.revision]
         model = unpack(trees[0] / "app" / "embedded", Path(stack.enter_context(TemporaryDirectory())) / "model").path
         flags = ("-m", "app", "--port=0", f"--model={model}", f"--precision={options.precision}")
-        urls = [stack.enter_context(running(*flags, directory=tree)).url for tree in (*trees, ROOT)]
+        urls = [stack.enter_context(running_in(tree, *flags)).url for tree in (*trees, ROOT)]
         asked = bodies()
         for url in urls:
             turn(url, 1, *asked)  # warms up

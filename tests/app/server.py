@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,8 +57,11 @@ class Server:
         return [json.loads(line) for line in self.log]
 
 
-def start(*command: str, directory: Path = ROOT, **environment: str) -> Server:
-    """`directory`: the checkout whose code runs."""
+def start(*command: str, **environment: str) -> Server:
+    return _start(ROOT, command, environment)
+
+
+def _start(directory: Path, command: Sequence[str], environment: Mapping[str, str]) -> Server:
     return Server(
         subprocess.Popen(
             [sys.executable, "-W", "error", *command],
@@ -72,9 +75,16 @@ def start(*command: str, directory: Path = ROOT, **environment: str) -> Server:
 
 
 @contextmanager
-def running(*command: str, directory: Path = ROOT, **environment: str) -> Iterator[Server]:
+def running(*command: str, **environment: str) -> Iterator[Server]:
     """Started and listening; killed at the end, if it is not gone by then."""
-    server = start(*command, directory=directory, **environment)
+    with running_in(ROOT, *command, **environment) as server:
+        yield server
+
+
+@contextmanager
+def running_in(checkout: Path, /, *command: str, **environment: str) -> Iterator[Server]:
+    """`running` by the code of another checkout."""
+    server = _start(checkout, command, environment)
     try:
         server.wait_until_listening()
         yield server

@@ -87,7 +87,7 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    store: Store | None, build: Callable[[Artifact], Encoder] | None = None, **options: Any
+    store: Store | None, build: Callable[[Artifact], Encoder] | None = None, /, **options: Any
 ) -> AsyncIterator[Running]:
     settings = Settings(
         **{
