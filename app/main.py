@@ -102,7 +102,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
             budget = Budget(settings.max_batch_tokens, None)
         admission = Admission(settings.max_texts_in_flight, settings.request_timeout_seconds, Pace(*budget))
         engine = Engine(
-            metrics, admission, max_batch_tokens=budget.batch_tokens, query_cache_size=settings.query_cache_size
+            metrics,
+            admission,
+            max_batch_tokens=budget.batch_tokens,
+            query_cache_size=settings.query_cache_size,
+            longest_run_seconds=settings.longest_run_seconds,
         )
         metrics.watch(
             texts_in_flight=lambda: engine.statistics().texts_in_flight,

@@ -127,6 +127,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Tokens of one encoder run, padding included; without it, measured at the start.",
     )
+    longest_run_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a text may take in the encoder while queries wait: one that takes longer, or has "
+        "more than 512 tokens, is encoded beside them, on a CPU with the weights in memory once more meanwhile.",
+    )
     query_cache_size: int = Field(
         default=4096, ge=0, description="Recent queries whose vectors are kept; 0 computes every one again."
     )

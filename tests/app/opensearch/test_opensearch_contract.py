@@ -231,8 +231,9 @@ class ScaledEncoder(ControlledEncoder):
 
     factor = 1.0
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
-        return [SparseVector.from_pairs(v.ids, v.weights * self.factor) for v in super().encode(batch)]
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
+        vectors = super().encode(batch, aside=aside)
+        return [SparseVector.from_pairs(vector.ids, vector.weights * self.factor) for vector in vectors]
 
 
 @asynccontextmanager
