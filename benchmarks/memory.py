@@ -4,8 +4,8 @@
     python -m benchmarks.memory lengths --minutes 30 --out lengths.png
 
 `batch`: each encoder, in a process of its own, encodes one short text and one longer (after which the weights are where
-they stay, ours also those of the graph for short texts) and then 32 texts of 256 tokens, with a vocabulary of 50,000.
-What counts is the peak during the last beyond what was resident before it.
+they stay, ours also those of the graph for short texts) and then 32 texts of 256 tokens. What counts is the peak during
+the last beyond what was resident before it. Without `--model`: ModernBERT of 149 M, with a vocabulary of 50,000.
 
 `lengths`: the service at its defaults, asked by four clients for texts of random lengths (queries, documents, a hundred
 documents at once), no text twice; draws what is resident, and says by how much it grew in the second half.
@@ -49,9 +49,9 @@ def measure(kind: str, directory: Path) -> tuple[float, float]:
 
 
 def batch(options: argparse.Namespace) -> None:
-    print(f"{TEXTS} texts of {TOKENS} tokens, vocabulary 50,000: megabytes with the weights, and beyond them")
+    print(f"{TEXTS} texts of {TOKENS} tokens, {options.model}: megabytes with the weights, and beyond them")
     for kind in options.kinds:
-        resident, beyond = measure(kind, models.modernbert())
+        resident, beyond = measure(kind, models.MODELS[options.model]())
         print(f"{kind:>18} {resident:8.0f} {beyond:8.0f}", flush=True)
 
 
@@ -120,6 +120,7 @@ def main() -> None:
     what = parser.add_subparsers(dest="what", required=True)
     of_batch = what.add_parser("batch")
     of_batch.add_argument("--kinds", nargs="+", default=["ours:bf16", "ours:int8", "ours:int8-static", "torch"])
+    of_batch.add_argument("--model", choices=["modernbert", "bert", "xlmr"], default="modernbert")
     of_batch.set_defaults(run=batch)
     of_lengths = what.add_parser("lengths")
     of_lengths.add_argument("--minutes", type=float, default=30)
