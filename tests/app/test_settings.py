@@ -75,6 +75,7 @@ def test_the_settings_stay_few() -> None:
         "top_k_document",
         "top_k_query",
         "long_texts",
+        "longest_run_seconds",
         "max_windows",
         "dotted_tokens",
         "drain_seconds",
