@@ -47,6 +47,11 @@ class IndexSink:
                 patience.wait(f"{len(waiting)} documents wait", why)
         return bad
 
+    def close(self) -> None:
+        if self._cluster:
+            self._cluster.__exit__()
+            self._cluster = None
+
     def _send(self, items: Sequence[Item]) -> tuple[list[Item], list[Bad], str]:
         """What must be sent again, what is refused for good, and why the first."""
         cluster = self._cluster = self._cluster or self._connection.open()

@@ -11,7 +11,7 @@ import logging
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -111,7 +111,7 @@ class OnRay:
             )
         say(f"{self._processes} processes of {_sizes(self._cpus, gpus)}; Ray has {len(nodes)} nodes")
 
-    def __call__(self, job: Job, parts: Iterator[Part]) -> Iterator[tuple[Part, Made]]:
+    def __call__(self, job: Job, parts: Iterator[Part]) -> Generator[tuple[Part, Made], None, None]:
         if (first := next(parts, None)) is None:
             return
         job = replace(job, model=replace(job.model, threads=self._cpus))

@@ -8,7 +8,8 @@ are read and receipts written in this process; parts are made here, or by others
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +24,7 @@ from app.bulk.sources import Source
 RECEIPTS, REJECTED, SUMMARY = "receipts", "rejected", "summary.json"
 SAMPLED = 100  #: documents that are compared with the index in the end, about
 #: Makes all parts of a job, in any order.
-Way = Callable[[Job, Iterator[Part]], Iterator[tuple[Part, Made]]]
+Way = Callable[[Job, Iterator[Part]], Generator[tuple[Part, Made], None, None]]
 
 
 @dataclass(slots=True)
@@ -62,12 +63,15 @@ class Summary:
         return told
 
 
-def here(job: Job, parts: Iterator[Part]) -> Iterator[tuple[Part, Made]]:
+def here(job: Job, parts: Iterator[Part]) -> Generator[tuple[Part, Made], None, None]:
     """One after the other in this process; the encoder uses every core."""
     maker: Maker | None = None
-    for part in parts:
-        maker = maker or Maker(job)
-        yield part, maker.make(part)
+    try:
+        for part in parts:
+            maker = maker or Maker(job)
+            yield part, maker.make(part)
+    finally:
+        job.sink.close()
 
 
 def go_on(
@@ -95,14 +99,15 @@ def go_on(
         if receipt["sample"] and name in sampled:
             samples.append(Sample(**receipt["sample"]))
 
-    with Progress(sum(one.rows for one in manifest.inputs), say, metrics_port) as progress:
+    made_now = way(job, _parts(manifest, sources, done))
+    with Progress(sum(one.rows for one in manifest.inputs), say, metrics_port) as progress, closing(made_now):
         for name in names:
             if name not in done:
                 continue
             receipt = files.read_json(f"{RECEIPTS}/{name}.json")
             add(name, receipt)
             progress.skip(receipt)
-        for part, made in way(job, _parts(manifest, sources, done)):
+        for part, made in made_now:
             if made.rejected:
                 lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in made.rejected]
                 files.write(f"{REJECTED}/part-{part.name}.jsonl", "".join(lines).encode())

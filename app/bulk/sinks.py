@@ -10,7 +10,10 @@ from typing import Any, Protocol
 
 from app.bulk.encoding import Encoded
 from app.bulk.files import RunFiles, SinkError
+from app.bulk.library import vector_column
 from app.bulk.rows import Bad, Document
+
+NOTHING = Encoded({}, 0, False)  #: of a text that is not there
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,9 @@ class Sink(Protocol):
         :raises SinkError: if it can take nothing.
         """
 
+    def close(self) -> None:
+        """After the last part of this process."""
+
 
 class Target(Protocol):
     """What the run looks at when all parts are written."""
@@ -66,6 +72,9 @@ class Files:
                 f"{self._files.url} is not the directory of the run on every machine: give one that all of them mount, "
                 "or an URL such as s3://BUCKET/RUN"
             )
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class JsonLines(Files):
@@ -109,15 +118,14 @@ class Parquet(Files):
         import pyarrow as pa
         from pyarrow.parquet import write_table
 
-        vector = pa.list_(pa.struct([("token", pa.string()), ("weight", pa.float32())]))
         made: dict[str, Any] = {
             "id": pa.array([item.document.id for item in items], pa.string()),
             "version": pa.array([self._version] * len(items), pa.string()),
         }
         for field in self._fields:
-            found = [item.vectors.get(field) for item in items]
-            made[f"{field}_tokens"] = pa.array([one.tokens if one else 0 for one in found], pa.int32())
-            made[f"{field}_sparse"] = pa.array([_pairs(one) for one in found], vector)
+            found = [item.vectors.get(field, NOTHING) for item in items]
+            made[f"{field}_tokens"] = pa.array([one.tokens for one in found], pa.int32())
+            made[f"{field}_sparse"] = vector_column(found)
         for name, kind in self._columns.items():
             if name not in made:
                 values = [_as(kind, item.document.others.get(name)) for item in items]
@@ -156,7 +164,3 @@ def _as(kind: str, value: object) -> object:
     if value is None or kind not in ("json", "double"):
         return value
     return float(value) if kind == "double" else json.dumps(value, ensure_ascii=False, default=str)  # type: ignore[arg-type]
-
-
-def _pairs(encoded: Encoded | None) -> list[dict[str, object]]:
-    return [{"token": token, "weight": weight} for token, weight in encoded.weights.items()] if encoded else []

@@ -123,3 +123,48 @@ def test_an_index_without_a_place_for_vectors_is_refused(
         target = f"{live.cluster.url}/{index}"
         assert main(["encode", str(tmp_path / "a.jsonl"), target, "--model", str(tiny_artifact)]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_an_index_is_copied_with_vectors_and_versions(
+    live: Live,
+    run: Run,
+    encoder: Setup,
+    service: EncoderService,
+    tiny_artifact: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And `reindex` then has nothing left to copy: it compares, and moves the alias."""
+    run("setup", *encoder)
+    old, new = f"{live.cluster.url}/second-old", f"{live.cluster.url}/ko-sparse-new"
+    live.cluster.request("PUT", "/second-old", {"settings": {"number_of_shards": 2}})
+    live.index("second-old", DOCUMENTS)
+    live.index("second-old", DOCUMENTS[:3])  # which have a second version then
+    live.cluster.request("PUT", "/second-old/_doc/30?routing=a&refresh=true", {"text": SENTENCES[0]})
+    live.cluster.request("PUT", "/ko-sparse-new", {})
+    command = ["encode", old, new, "--model", str(tiny_artifact), "--precision", "f32", "--threads", "1"]
+    command += ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache"), "--part-rows", "4"]
+    assert main(command) == 0, capsys.readouterr().err
+    assert f"ko-sparse-new has {len(DOCUMENTS) + 1} documents" in capsys.readouterr().out
+    assert_vectors(live.vectors("ko-sparse-new"), service.encode([*SENTENCES, SENTENCES[0]]))
+    for path, version in (("0", 2), ("5", 1), ("30?routing=a", 1)):
+        assert live.cluster.request("GET", f"/ko-sparse-new/_doc/{path}")["_version"] == version
+
+    for receipt in list((tmp_path / "run" / "receipts").iterdir())[::2]:
+        receipt.unlink()  # as after a stop
+    live.cluster.request("PUT", "/ko-sparse-new/_doc/5?refresh=true", {"text": "newer", "title": "newer"})
+    assert main(command) == 0, capsys.readouterr().err
+    assert live.documents("ko-sparse-new")[5]["text"] == "newer"
+    live.cluster.request("PUT", "/second-old/_doc/5?version=9&version_type=external&refresh=true", DOCUMENTS[5])
+
+    live.cluster.request("POST", "/_aliases", {"actions": [{"add": {"index": "second-old", "alias": "second-help"}}]})
+    said = run("reindex", "second-old", "ko-sparse-new", "--alias", "second-help")
+    assert "pass 1: 1 documents copied" in said  # what changed meanwhile
+    assert list(live.cluster.request("GET", "/_alias/second-help")) == ["ko-sparse-new"]
+
+    to_files = ["encode", old, str(tmp_path / "files"), "--to", "jsonl", *command[3:7], "--threads", "1"]
+    assert main([*to_files, "--cache-dir", str(tmp_path / "cache"), "--limit", "20"]) == 0, capsys.readouterr().err
+    lines = [line for part in (tmp_path / "files").glob("part-*") for line in part.read_text("utf-8").splitlines()]
+    assert len(lines) == 40
+    assert main(["encode", f"{live.cluster.url}/second-none", str(tmp_path / "x")]) == 1
+    assert "there is no index second-none: GET /_cat/indices names" in capsys.readouterr().err

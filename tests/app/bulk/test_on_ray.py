@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three nodes of one processor each, on this machine."""
-    small = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100_000_000}
     made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
     for _ in range(2):
         made.add_node(**small)
@@ -117,20 +117,30 @@ class Run:
         self.begin()
 
     def kill_actor(self, choose: random.Random) -> None:
-        found = [one for one in psutil.Process().children(recursive=True) if "ray::Actor" in _title(one)]
-        if found:
-            choose.choice(found).kill()
+        if found := [pid for pid in _descendants(os.getpid()) if _title(pid).startswith("ray::Actor")]:
+            os.kill(choose.choice(found), signal.SIGKILL)
 
     def kill_node(self) -> None:
         node = next(one for one in self.cluster.list_all_nodes() if one is not self.cluster.head_node)
         self.cluster.remove_node(node, allow_graceful=False)
 
 
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""
+def _descendants(root: int) -> set[int]:
+    """Processes that `root` began, and theirs."""
+    parents: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {root}
+
+
+def _title(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def same_as(output: Path, expected: Path) -> None:
