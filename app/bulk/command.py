@@ -43,6 +43,8 @@ def _vectors(options: argparse.Namespace, format_of_output: Format) -> VectorCho
 
 
 def _encode(options: argparse.Namespace) -> int:
+    if options.concurrency and not options.address:
+        raise RunError("--concurrency is of --address: one process uses every core already, see --threads")
     fields = options.text[:1] if options.join else options.text
     to_index = is_index(options.output)
     url, name = split_index(options.output) if to_index else ("", "")
@@ -79,7 +81,7 @@ def _encode(options: argparse.Namespace) -> int:
             part_rows=options.part_rows,
         )
         stack.enter_context(files.locked())
-        way = here if options.address is None else _on_ray(options, stack)
+        way = _on_ray(options, stack) if options.address else here
         manifest = prepare(files, wanted, sources, _say)
         sink: Sink
         target: Target

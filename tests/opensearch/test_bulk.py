@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +18,15 @@ import httpx
 import pytest
 
 from app.bulk.command import main
+from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
+from scripts.opensearch_node import Node
+from tests.app.bulk.corpus import documents, write
 from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, assert_vectors, neural
 from tests.tiny import SENTENCES
 
 # The first test downloads OpenSearch.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("indices")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager
@@ -58,6 +65,7 @@ def now_and_then(url: str) -> Iterator[tuple[str, Counter[int]]]:
         server.server_close()
 
 
+@pytest.mark.usefixtures("indices")
 @pytest.mark.parametrize("engine", ["rank_features", "seismic"])
 def test_an_index_gets_vectors_that_are_ready(
     live: Live,
@@ -111,6 +119,7 @@ def test_an_index_gets_vectors_that_are_ready(
     assert "OpenSearch refuses it: mapper_parsing_exception" in told.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("indices")
 def test_an_index_without_a_place_for_vectors_is_refused(
     live: Live, tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +134,7 @@ def test_an_index_without_a_place_for_vectors_is_refused(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("indices")
 def test_an_index_is_copied_with_vectors_and_versions(
     live: Live,
     run: Run,
@@ -168,3 +178,35 @@ def test_an_index_is_copied_with_vectors_and_versions(
     assert len(lines) == 40
     assert main(["encode", f"{live.cluster.url}/second-none", str(tmp_path / "x")]) == 1
     assert "there is no index second-none: GET /_cat/indices names" in capsys.readouterr().err
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_the_node_is_killed_and_comes_back_meanwhile(tiny_artifact: Path, tmp_path: Path) -> None:
+    """`BULK_SOAK_DOCUMENTS`: how many, 50,000 if it is not said."""
+    count = int(os.environ.get("BULK_SOAK_DOCUMENTS", "50000"))
+    source, work = write(tmp_path / "a.jsonl", documents(count)), tmp_path / "node"
+    node = Node("3.6.0", work)
+    port = int(node.url.rpartition(":")[2])
+    try:
+        with Cluster(node.url) as cluster:
+            mapping = {"properties": {"text_sparse": {"type": "rank_features"}}}
+            cluster.request("PUT", "/killed", {"mappings": mapping, "settings": {"number_of_replicas": 0}})
+            line = [sys.executable, "-m", "app.bulk", "encode", source, f"{node.url}/killed", "--id", "id"]
+            line += ["--model", tiny_artifact, "--precision", "f32", "--threads", 1, "--part-rows", 500]
+            line += ["--run-dir", tmp_path / "run", "--cache-dir", tmp_path / "cache"]
+            with (tmp_path / "said.txt").open("w") as out:
+                run = subprocess.Popen(list(map(str, line)), stdout=out, stderr=out)
+                for share in (0.3, 0.6):
+                    while len(list((tmp_path / "run").glob("receipts/*.json"))) < share * count / 500:
+                        assert run.poll() is None, (tmp_path / "said.txt").read_text(encoding="utf-8")
+                        os.sched_yield()
+                    node.kill()
+                    node = Node("3.6.0", work, port)
+                assert run.wait() == 0, (tmp_path / "said.txt").read_text(encoding="utf-8")
+            said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+            assert "wait for OpenSearch" in said
+            assert f"killed has {count:,} documents, {count:,} of them from here" in said
+            assert re.search(r"^\d\d+ of them have the vectors that were written", said, re.MULTILINE)
+    finally:
+        node.stop()

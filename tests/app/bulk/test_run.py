@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bulk.command import main
+from app.bulk.files import RunError
 from app.bulk.plan import Ids
+from app.bulk.progress import Progress
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
@@ -162,6 +166,7 @@ def test_what_can_be_wrong_at_first_is_a_sentence(
         ((tmp_path / "none.csv", tmp_path / "o1"), "there is no such file"),
         ((source, tmp_path / "o2", "--text", "body"), "no row has a column body; there are id, title, text, year"),
         ((source, source), "cannot be used"),
+        ((source, tmp_path / "o4", "--concurrency", 2), "--concurrency is of --address"),
         ((source, "http://127.0.0.1:9/nothing"), "does not answer"),
         ((source, tmp_path / "o3", "--store", tmp_path / "store"), "stable"),
     ):
@@ -263,3 +268,19 @@ def test_a_column_has_one_type(values: list[object], kind: str) -> None:
     for value in values:
         found = common_type(found, type_of(value))
     assert found == kind
+
+
+def test_metrics_are_served_while_it_runs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RunError, match=rf"--metrics-port {port} cannot be listened to"):
+            Progress(10, print, port)
+    receipt = {"rows": 4, "documents": 3, "rejected": 1, "tokens": 50, "seconds": 0.5}
+    with Progress(10, print, port) as progress:
+        progress.skip(receipt)
+        progress.made(receipt)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+    assert {"sparse_encoder_bulk_rows 10.0", "sparse_encoder_bulk_done_rows_total 8.0"} <= set(lines)
+    assert {"sparse_encoder_bulk_documents_total 6.0", "sparse_encoder_bulk_rejected_rows_total 2.0"} <= set(lines)
+    assert {"sparse_encoder_bulk_tokens_total 100.0", "sparse_encoder_bulk_work_seconds_total 1.0"} <= set(lines)
