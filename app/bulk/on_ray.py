@@ -58,7 +58,7 @@ def cluster(address: str, say: Say) -> Iterator[None]:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         context = ray.init(address=address, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones, such as of a start that took more than 30 s
         raise RunError(
             f"Ray at {address} cannot be used ({error}): this command must run on a node of the cluster, with its "
             "versions of Ray and Python, and HOME must be a directory that can be written"

@@ -89,6 +89,27 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
     assert "error: --address needs the extra ray (No module named 'ray'): pip install" in done.stderr
 
 
+PIPELINE = """
+import sys
+import ray
+from app.bulk import Encode, ModelChoice
+
+ray.init(address=sys.argv[2])
+ds = ray.data.from_items([{"id": n, "text": f"손해배상 청구 {n}"} for n in range(40)])
+model = ModelChoice(model=sys.argv[1], precision="f32", threads=1)
+ds = ds.map_batches(Encode, batch_format="pyarrow", batch_size=8, concurrency=1, fn_constructor_kwargs={"model": model})
+rows = ds.take_all()
+assert len(rows) == 40, len(rows)
+assert all(row["text_sparse"][0]["weight"] > 0 for row in rows), rows[0]
+"""
+
+
+def test_encode_in_a_pipeline_of_ray_data(cluster: Cluster, tiny_artifact: Path) -> None:
+    line = [sys.executable, "-c", PIPELINE, str(tiny_artifact), cluster.address]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 class Run:
     """The command in a process of its own, on the cluster."""
 
