@@ -66,7 +66,7 @@ LOCK = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-ann
 
 lock: $(VENV)/.supply
 	$(LOCK) --output-file hashes/service.txt $(addprefix --extra ,client s3 opensearch hub otel supply)
-	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise bulk)
+	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise bulk ray)
 
 audit: $(VENV)/.supply
 	$(VENV)/bin/python -m scripts.audit
@@ -91,5 +91,5 @@ $(VENV)/.supply: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[hub,opensearch,otel,s3,train,dev]'
+	$(PIP_INSTALL) '.[bulk,hub,opensearch,otel,ray,s3,train,dev]'
 	touch $@ $(VENV)/.serving

@@ -270,7 +270,15 @@ class Node:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._ended()
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short. Another node with the same `work` has what this one acknowledged."""
+        self._process.kill()
+        self._ended()
+
+    def _ended(self) -> None:
+        self._process.wait()
         self._reader.join()
         assert self._process.stdout
         self._process.stdout.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import io
 import json
 import sys
@@ -15,6 +14,7 @@ from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from app.models.loaded import ModelError, open_artifact
+from app.opensearch import connection
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.explaining import as_lines, doubts, explain_hit
@@ -42,10 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (setup, checking, ids, moving, why, teardown):
         command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
-        command.add_argument("--user", help="name for basic authentication; the password is asked for")
-        command.add_argument("--password-file", type=Path, metavar="FILE", help="holds the password of --user")
-        command.add_argument("--ca-file", type=Path, metavar="FILE", help="trust these certificates (PEM)")
-        command.add_argument("--insecure", action="store_true", help="trust any certificate")
+        connection.add_options(command)
         command.add_argument("--name", default="ko-sparse", help="of all that is made (default %(default)s)")
     for command in (setup, checking, why):
         command.add_argument(
@@ -116,22 +113,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _connect(options: argparse.Namespace) -> Cluster:
-    auth = None
-    if options.user:
-        password = _secret("--password-file", options.password_file) or getpass.getpass(f"{options.user}'s password: ")
-        auth = (options.user, password)
-    return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
-
-
-def _secret(flag: str, file: Path | None) -> str | None:
-    try:
-        return file.read_text(encoding="utf-8").strip() if file else None
-    except OSError as error:
-        raise OpenSearchError(f"{flag} cannot be read: {error}") from error
+    return connection.from_options(options, options.opensearch).open()
 
 
 def _service(options: argparse.Namespace) -> EncoderService:
-    return EncoderService(options.encoder, _secret("--api-key-file", options.api_key_file))
+    return EncoderService(options.encoder, connection.secret("--api-key-file", options.api_key_file))
 
 
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
@@ -173,7 +159,7 @@ def _setup(options: argparse.Namespace) -> None:
         priority=options.priority,
         batch_size=options.batch_size,
         model_version=options.model_version,
-        api_key=_secret("--api-key-file", options.api_key_file),
+        api_key=connection.secret("--api-key-file", options.api_key_file),
     )
     service = _service(options)
     encoder = service.describe(options.model_version)
