@@ -18,7 +18,7 @@ from app.models.wire import JSON, Form, Keys, form_of
 from app.web.bodies import check_size
 from app.web.middleware import CLIENT, Client, client_of
 from app.web.schemas import EncodeRequest, TextsRequest
-from app.web.service import Service, get_service
+from app.web.service import Limits, Service, get_service
 from sparse_encoder.artifact import InputType, Manifest
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT, QueryTokens
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
