@@ -154,6 +154,11 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "plugins.ml_commons.jvm_heap_memory_threshold, native_memory_threshold or disk_free_space_threshold",
     ),
     (
+        ("Failed to get data object from index",),
+        "a node that has just started does not see the index of the models yet: send these documents again, as bulk "
+        "helpers do; if it lasts, look at GET /_cluster/health",
+    ),
+    (
         ("Model not ready", "Failed to find model"),
         "the model is not deployed or gone: run setup again, which deploys or makes it",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,7 +31,6 @@ discovery.seed_hosts: [{seeds}]
 cluster.initial_cluster_manager_nodes: [node-0, node-1, node-2]
 """
 INDEX = "ko-sparse-a"
-DOCUMENTS = 20_000
 BULK = 100
 
 
@@ -77,51 +76,54 @@ def three(version: str, work: Path) -> Iterator[Nodes]:
         nodes.stop()
 
 
-class Indexer:
-    """Sends bulks to one node after the other; what was not indexed goes to the next, as clients do it."""
+def text(number: int) -> str:
+    return f"{SENTENCES[number % len(SENTENCES)]} {number}"
 
-    def __init__(self, nodes: Nodes, texts: Sequence[str]) -> None:
-        self.done = 0
+
+class Indexer:
+    """Sends bulks to one node after the other until it is stopped; what a node did not index goes to the next, as
+    clients do it.
+    """
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.done = 0  #: documents
         self.errors: list[str] = []
-        self._nodes, self._texts = nodes, texts
+        self._nodes = nodes
         self._progress = threading.Condition()
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
         turn = itertools.count()
-        for start in range(0, len(self._texts), BULK):
-            rest = list(range(start, min(start + BULK, len(self._texts))))
+        while not self._stopping.is_set():
+            rest = list(range(self.done, self.done + BULK))
             while rest:
                 addresses = self._nodes.addresses
                 rest = self._send(addresses[next(turn) % len(addresses)], rest)
             with self._progress:
-                self.done = start + BULK
+                self.done += BULK
                 self._progress.notify_all()
 
     def _send(self, address: str, numbers: list[int]) -> list[int]:
         """Those that were not indexed."""
         try:
             with Cluster(address) as cluster:
-                live = Live("", cluster)
-                outcomes = live.bulk(INDEX, [{"text": self._texts[n], "number": n} for n in numbers], numbers)
+                documents = [{"text": text(number), "number": number} for number in numbers]
+                outcomes = Live("", cluster).bulk(INDEX, documents, numbers)
         except OpenSearchError as error:
             self.errors.append(str(error))
             return numbers
-        failed = [n for n, outcome in zip(numbers, outcomes, strict=True) if "error" in outcome]
         self.errors += [str(outcome["error"]) for outcome in outcomes if "error" in outcome]
-        return failed
+        return [number for number, outcome in zip(numbers, outcomes, strict=True) if "error" in outcome]
 
-    def wait_for_more(self, documents: int) -> None:
+    def wait_for_more(self) -> None:
         with self._progress:
-            target = min(self.done + documents, len(self._texts))
+            target = self.done + 10 * BULK
             self._progress.wait_for(lambda: self.done >= target)
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def join(self) -> None:
+    def stop(self) -> None:
+        self._stopping.set()
         self._thread.join()
 
 
@@ -142,7 +144,6 @@ def healthy(address: str, nodes: int, status: str) -> None:
 def test_nodes_that_are_killed_and_come_back_cost_no_document(
     version: str, tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    texts = [f"{SENTENCES[number % len(SENTENCES)]} {number}" for number in range(DOCUMENTS)]
     with three(version, tmp_path) as nodes, serve(tiny_artifact) as server:
         first = nodes.addresses[0]
         healthy(first, 3, "green")
@@ -151,29 +152,28 @@ def test_nodes_that_are_killed_and_come_back_cost_no_document(
             assert main([command, "--opensearch", address, "--encoder", server.url]) == 0, capsys.readouterr().err
 
         run("setup", first)
-        indexer = Indexer(nodes, texts)
-        indexer.wait_for_more(1000)
-        for which in ("another", "the manager"):
-            leader = manager(nodes.addresses[0])
-            victim = leader if which == "the manager" else (leader + 1) % 3
-            nodes.kill(victim)
-            indexer.wait_for_more(1000)
-            healthy(nodes.addresses[0], 2, "yellow")
-            back = nodes.start(victim)
-            healthy(back, 3, "green")
-            indexer.wait_for_more(1000)
-            assert indexer.running, "all documents were indexed before the nodes were back: take more"
-        indexer.join()
+        indexer = Indexer(nodes)
+        try:
+            indexer.wait_for_more()
+            for which in ("another", "the manager"):
+                leader = manager(nodes.addresses[0])
+                victim = leader if which == "the manager" else (leader + 1) % 3
+                nodes.kill(victim)
+                indexer.wait_for_more()
+                healthy(nodes.addresses[0], 2, "yellow")
+                back = nodes.start(victim)
+                healthy(back, 3, "green")
+                indexer.wait_for_more()
+        finally:
+            indexer.stop()
         assert indexer.errors, "no bulk met a killed node"
-        expected = EncoderService(server.url).encode(texts[-200:])
+        last = list(range(indexer.done - 2 * BULK, indexer.done))
+        expected = EncoderService(server.url).encode([text(number) for number in last])
         for address in nodes.addresses:
             run("check", address)
             with Cluster(address) as cluster:
                 cluster.request("POST", f"/{INDEX}/_refresh")
-                assert cluster.request("GET", f"/{INDEX}/_count")["count"] == DOCUMENTS
-                live = Live(version, cluster)
-                last = live.search(INDEX, {"range": {"number": {"gte": DOCUMENTS - 200}}}, size=200)
-                assert len(last) == 200
-                assert live.search(INDEX, neural("text_sparse", texts[7]))
-                docs = cluster.request("POST", f"/{INDEX}/_mget", {"ids": sorted(last, key=int)})["docs"]
+                assert cluster.request("GET", f"/{INDEX}/_count")["count"] == indexer.done
+                assert Live(version, cluster).search(INDEX, neural("text_sparse", text(7)))
+                docs = cluster.request("POST", f"/{INDEX}/_mget", {"ids": list(map(str, last))})["docs"]
                 assert_vectors([next(iter(vectors_of(doc["_source"]["text_sparse"]))) for doc in docs], expected)
