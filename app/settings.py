@@ -153,7 +153,9 @@ class Settings(BaseSettings):
         default=8_000_000, ge=1, description="Bytes of one request body; more is refused with 413."
     )
     max_characters_per_text: int = Field(
-        default=1_000_000, ge=1, description="Characters of one text; more is refused with 413."
+        default=1_000_000,
+        ge=1,
+        description="Characters of one text; more are cut off, or refused with 413 where the request says so.",
     )
     max_texts_in_flight: int = Field(
         default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."

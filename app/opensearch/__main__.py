@@ -19,9 +19,10 @@ from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.explaining import as_lines, doubts, explain_hit
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import Hybrid, IndexEngine, Options, Queries, make_plan
+from app.opensearch.plan import Access, Hybrid, IndexEngine, Options, Queries, make_plan
 from app.opensearch.reindex import reindex
 from app.opensearch.resources import model_ids
+from app.opensearch.roles import as_patch, make_roles
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -40,15 +41,20 @@ def _parser() -> argparse.ArgumentParser:
     why = commands.add_parser(
         "explain", help="which words give a document its score for a query, and what brought them"
     )
+    roles = commands.add_parser("roles", help="write roles for who sets up, indexes and searches, with what each needs")
     for command in (setup, checking, ids, moving, why, teardown):
         command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
         connection.add_options(command)
+    for command in (setup, checking, ids, moving, why, teardown, roles):
         command.add_argument("--name", default="ko-sparse", help="of all that is made (default %(default)s)")
     for command in (setup, checking, why):
         command.add_argument(
             "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
         )
         command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the service wants")
+        command.add_argument(
+            "--encoder-ca-file", type=Path, metavar="FILE", help="trust these certificates of it (PEM)"
+        )
     for command in (setup, teardown):
         command.add_argument("--dry-run", action="store_true", help="print the requests that would change something")
     setup.add_argument("--field", nargs="+", default=["text"], help="text fields to encode, each into NAME_sparse")
@@ -89,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument(
         "--priority", type=int, metavar="N", help="of the index template (default 200 and the length of its pattern)"
     )
+    setup.add_argument(
+        "--access",
+        choices=get_args(Access),
+        help="who may use the models, where the cluster controls it (plugins.ml_commons.model_access_control_enabled): "
+        "all who may call models (public, the default there), users with one of --backend-roles, or only you",
+    )
+    setup.add_argument("--backend-roles", nargs="+", default=[], metavar="ROLE", help="for --access restricted")
     setup.add_argument("--overwrite", action="store_true", help="replace pipelines that somebody edited by hand")
     moving.add_argument("source", help="index to copy")
     moving.add_argument("target", help="index that the template of the set-up is for; made if it is not there")
@@ -108,6 +121,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--artifact", type=Path, metavar="DIR", help="the published model, for its tokenizer; default the embedded"
         )
+    roles.add_argument(
+        "--index-pattern", nargs="+", default=[], metavar="PATTERN", help="indices that they are for (default NAME-*)"
+    )
+    roles.add_argument(
+        "--cluster-settings", action="store_true", help="the operator may change cluster settings, as setup may have to"
+    )
+    roles.add_argument("target", type=Path, help="JSON file to write, for PATCH /_plugins/_security/api/roles")
     export.add_argument("target", type=Path, help="zip file to write")
     return parser
 
@@ -117,7 +137,8 @@ def _connect(options: argparse.Namespace) -> Cluster:
 
 
 def _service(options: argparse.Namespace) -> EncoderService:
-    return EncoderService(options.encoder, connection.secret("--api-key-file", options.api_key_file))
+    key = connection.secret("--api-key-file", options.api_key_file)
+    return EncoderService(options.encoder, key, ca_file=options.encoder_ca_file)
 
 
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
@@ -160,6 +181,8 @@ def _setup(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         model_version=options.model_version,
         api_key=connection.secret("--api-key-file", options.api_key_file),
+        access=options.access,
+        backend_roles=tuple(options.backend_roles),
     )
     service = _service(options)
     encoder = service.describe(options.model_version)
@@ -221,6 +244,11 @@ def _run(options: argparse.Namespace) -> None:
                 reindex(cluster, options.name, options.source, options.target, options.alias, options.page, _say)
         case "teardown":
             _teardown(options)
+        case "roles":
+            patterns = options.index_pattern or [f"{options.name}-*"]
+            made = make_roles(options.name, patterns, cluster_settings=options.cluster_settings)
+            text = json.dumps(as_patch(made), indent=2, ensure_ascii=False) + "\n"
+            _write(options.target, lambda: options.target.write_text(text, encoding="utf-8"))
         case "export-tokenizer":
             artifact = open_artifact(options.artifact)
             _write(options.target, lambda: write_sparse_tokenizer(artifact, options.target))

@@ -20,6 +20,7 @@ from app.models.scoring import as_sent, shared_words
 from app.models.wire import Keys
 from app.web.answering import (
     asked_version,
+    cut_text,
     input_type_of,
     keys_of,
     most_tokens,
@@ -122,7 +123,7 @@ async def explain(request: Request) -> Response:
     if service.log_texts:
         fields = {"texts": asked.texts, "query": asked.query, "input_type": asked.input_type}
         log.info("texts", extra={"fields": fields})
-    texts, refused = texts_of(asked, service.limits)
+    texts, refused = texts_of(asked, service)
     if len(texts) + (asked.query is not None) > MOST_TEXTS:
         raise TooLarge(
             f"{len(texts)} texts in one request, at most {MOST_TEXTS} are explained at once, the query included: send "
@@ -141,7 +142,9 @@ async def _answer(
         keys = keys_of(model, "sparse_vector" if asked.rounding == "sparse_vector" else "word", "rounding")
         query: Explained | None = None
         if asked.query is not None:
-            check_size([asked.query], 1, service.limits.max_characters_per_text)
+            if asked.truncate == "end":
+                asked = asked.model_copy(update={"query": cut_text(asked.query, service)})
+            check_size([asked.query or ""], 1, service.limits.max_characters_per_text)
             as_query = asked.model_copy(
                 update={
                     "input_type": "query",
