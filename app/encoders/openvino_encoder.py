@@ -182,10 +182,10 @@ def has_bfloat16() -> bool:
 
 def _build(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8) -> ov.Model:
     manifest = artifact.manifest
-    config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(artifact.config.read_text(encoding="utf-8"))
     kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
     try:
-        with Weights(artifact.path) as weights:
+        with Weights(artifact.path, artifact.prefix) as weights:
             return build_graph(kind, config, weights, emitted_ids, int8)
     except WeightsError as error:
         raise EncoderError(str(error)) from error
