@@ -217,6 +217,27 @@ def mpnet(target: Path) -> Path:
     return save(build(configs.MPNetConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
 
 
+def deberta_v2(target: Path, **options: Any) -> Path:
+    """As v3 has it."""
+    tokenizer = wordpiece()
+    config = configs.DebertaV2Config(
+        vocab_size=_size(tokenizer),
+        relative_attention=True,
+        pos_att_type="p2c|c2p",
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        **{**ENCODER, **options},
+    )
+    return save(build(config), tokenizer, target)
+
+
+def deberta_v2_new_head(target: Path) -> Path:
+    """With the head of the authors' own code."""
+    return deberta_v2(target, legacy=False)
+
+
 def gte(target: Path) -> Path:
     tokenizer = wordpiece()
     rope = {"rope_type": "default", "rope_theta": 500.0}
@@ -611,6 +632,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         xlm_roberta,
         camembert,
         electra,
+        deberta_v2,
+        deberta_v2_new_head,
         mpnet,
         gte,
         modernbert,

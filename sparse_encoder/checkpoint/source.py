@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_encoder.architectures import Layout, layout_of_config
 from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
 from sparse_encoder.checkpoint.locate import Located
@@ -24,6 +23,7 @@ from sparse_encoder.checkpoint.tensors import Tensor
 from sparse_encoder.checkpoint.tokenizer_files import SourceTokenizer, read_tokenizer
 from sparse_encoder.checkpoint.weights import open_weights, read_file
 from sparse_encoder.fields import FieldError
+from sparse_encoder.layouts import Layout, layout_of_config
 from sparse_encoder.query_tokens import QueryTokens
 
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
