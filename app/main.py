@@ -189,7 +189,7 @@ def _encoder_threads(settings: Settings) -> int:
 def _open_and_load(settings: Settings, load: Load, threads: int) -> LoadedModel:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
     exact = partial(OpenVINOEncoder, precision="f32", threads=threads)
-    artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
+    artifact = open_model(settings.model, _cache_dir(settings), choices, exact, settings.query_model)
     check_lengths(artifact.manifest, _rules(settings))
     model = load(artifact)
     check_golden(model)

@@ -32,8 +32,14 @@ class Settings(BaseSettings):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
-        "embedded model.",
+        description="Directory of a checkpoint, or owner/name or owner/name/folder on the hub, with @revision if you "
+        "like; without it, the embedded model.",
+    )
+    query_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The checkpoint that encodes queries, where that is another one than --model; a Router says so "
+        "itself.",
     )
     max_length_document: int | None = Field(
         default=None, ge=3, description="Tokens of a document, for a --model that is no artifact of this project."
@@ -210,6 +216,8 @@ class Settings(BaseSettings):
             )
         if self.model and self.store:
             raise ValueError("model and store both say what to serve: give one of them")
+        if self.query_model and not self.model:
+            raise ValueError("query_model goes with a model, which encodes the documents: give both, or neither")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
         if self.canary_min_active_tokens > self.canary_max_active_tokens:

@@ -217,6 +217,27 @@ def mpnet(target: Path) -> Path:
     return save(build(configs.MPNetConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
 
 
+def deberta_v2(target: Path, **options: Any) -> Path:
+    """As v3 has it."""
+    tokenizer = wordpiece()
+    config = configs.DebertaV2Config(
+        vocab_size=_size(tokenizer),
+        relative_attention=True,
+        pos_att_type="p2c|c2p",
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        **{**ENCODER, **options},
+    )
+    return save(build(config), tokenizer, target)
+
+
+def deberta_v2_new_head(target: Path) -> Path:
+    """With the head of the authors' own code."""
+    return deberta_v2(target, legacy=False)
+
+
 def gte(target: Path) -> Path:
     tokenizer = wordpiece()
     rope = {"rope_type": "default", "rope_theta": 500.0}
@@ -533,6 +554,48 @@ def routed_from_root(target: Path) -> Path:
     return target
 
 
+def small(target: Path, seed: int = 11) -> Path:
+    """An encoder for queries: other sizes and positions, the same vocabulary."""
+    tokenizer = wordpiece()
+    sizes = {**ENCODER, "hidden_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 40}
+    return save(build(configs.BertConfig(vocab_size=_size(tokenizer), **sizes), seed=seed), tokenizer, target)
+
+
+def small_of_another_seed(target: Path) -> Path:
+    return small(target, seed=12)
+
+
+def routed_pair(target: Path) -> Path:
+    """An encoder for each side, which differ in all that may differ."""
+    documents = modules.Transformer(
+        str(distilbert(target.with_name(f"{target.name}.documents"))), transformer_task="fill-mask"
+    )
+    queries = modules.Transformer(
+        str(small(target.with_name(f"{target.name}.queries"))),
+        transformer_task="fill-mask",
+        processor_kwargs={"model_max_length": 24},
+    )
+    router = modules.Router.for_query_document(
+        [queries, modules.SpladePooling("sum", "log1p_relu")], [documents, modules.SpladePooling("max")]
+    )
+    encoder = sentence_transformers.sparse_encoder.SparseEncoder(
+        modules=[router], prompts={"query": "질의: ", "document": "문서: "}
+    )
+    encoder.save_pretrained(str(target))
+    return target
+
+
+def routed_pair_then_pooled(target: Path) -> Path:
+    """The pooling stands behind the router, once for both."""
+    documents, queries = (
+        modules.Transformer(str(make(target.with_name(f"{target.name}.{make.__name__}"))), transformer_task="fill-mask")
+        for make in (bert, small)
+    )
+    router = modules.Router.for_query_document([queries], [documents])
+    _save_modules([router, modules.SpladePooling("max")], target)
+    return target
+
+
 def with_idf(target: Path) -> Path:
     bert(target)
     (target / "idf.json").write_text(json.dumps(_weight_table(), ensure_ascii=False), encoding="utf-8")
@@ -569,6 +632,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         xlm_roberta,
         camembert,
         electra,
+        deberta_v2,
+        deberta_v2_new_head,
         mpnet,
         gte,
         modernbert,
@@ -597,6 +662,8 @@ SENTENCE_TRANSFORMERS: Mapping[str, Callable[[Path], Path]] = {
         routed_from_root,
     )
 }
+#: Of two encoders, one for queries.
+PAIRS: Mapping[str, Callable[[Path], Path]] = {make.__name__: make for make in (routed_pair, routed_pair_then_pooled)}
 #: Whose queries have fixed weights.
 INFERENCE_FREE: Mapping[str, Callable[[Path], Path]] = {
     make.__name__: make for make in (routed, routed_from_root, with_idf, with_weight_lines)

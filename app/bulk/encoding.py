@@ -120,7 +120,8 @@ class BulkEncoder:
     def _batch(self, ids: Sequence[Sequence[int]]) -> list[SparseVector | None]:
         """A batch that fails is halved, so that a text that cannot be encoded fails alone."""
         try:
-            return list(self._model.encoder.encode(TokenBatch.pad(ids, self._model.tokenizer.pad_id)))
+            encoder = self._model.encoder_of(self._choice.input_type)
+            return list(encoder.encode(TokenBatch.pad(ids, self._model.tokenizer.pad_id)))
         except Exception:
             if len(ids) == 1:
                 return [None]

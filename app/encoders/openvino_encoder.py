@@ -224,12 +224,12 @@ def _build(
 
 def _read_graph(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8, *, blocks: bool = False) -> ov.Model:
     manifest = artifact.manifest
+    config = json.loads(artifact.config.read_text(encoding="utf-8"))
+    kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
     try:
-        config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
-        kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
-        with Weights(artifact.path) as weights:
+        with Weights(artifact.path, artifact.prefix) as weights:
             return build_graph(kind, config, weights, emitted_ids, int8, blocks=blocks)
-    except (WeightsError, OSError) as error:
+    except WeightsError as error:
         raise EncoderError(str(error)) from error
 
 

@@ -268,11 +268,11 @@ def _load(artifact: Artifact) -> nn.Module:
     """The model class is transformers' own, or ours; no code of the checkpoint runs."""
     architecture = artifact.manifest.architecture
     kind: Any = OURS.get(architecture) or getattr(transformers, architecture)
-    config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
+    config = kind.config_class.from_json_file(str(artifact.config))
     config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
     model: Any = kind(config).eval()
     try:
-        with Weights(artifact.path) as weights:
+        with Weights(artifact.path, artifact.prefix) as weights:
             missing, unexpected = model.load_state_dict(
                 {name: torch.from_numpy(_tensor(weights, name)) for name in weights}, strict=False
             )

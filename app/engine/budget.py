@@ -21,14 +21,14 @@ class Budget(NamedTuple):
 
 
 def measure(model: LoadedModel) -> Budget:
-    """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has that is not encoded
-    aside; and its pace.
+    """Tokens that the encoder of documents computes in about `SECONDS`, and no fewer than the longest text has that is
+    not encoded aside; and its pace.
 
     Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
     """
     manifest = model.manifest
     longest = max(manifest.max_length_document, manifest.max_length_query)
-    length, least = min(TOKENS_A_TEXT, longest), min(longest, LONG_TEXT)
+    length, least = min(TOKENS_A_TEXT, manifest.max_length_document), min(longest, LONG_TEXT)
     (probe,) = model.tokenizer.encode_batch([model.probe], longest)
     text = list(islice(cycle(probe.ids), length))  # of real words: an encoder may pass over what is none
     batch = TokenBatch.pad([text] * TEXTS, model.tokenizer.pad_id)

@@ -134,9 +134,10 @@ class EncodingThread:
         """A batch that fails is halved, so that a text that cannot be encoded, for memory or whatever reason, fails
         alone: its vector is None, and `errors` gets the reason."""
         model = batch[0].model
+        encoder = model.encoder_of("query" if batch[0].is_query else "document")  # a batch has texts of one type
         try:
             ids = TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id)
-            vectors = model.encoder.encode(ids, aside=self._aside)
+            vectors = encoder.encode(ids, aside=self._aside)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
             return list(vectors)

@@ -236,14 +236,13 @@ def _reason(reason: Reason, vocabulary: Sequence[str]) -> dict[str, Any]:
 
 def _tokens(explained: Explained, model: LoadedModel) -> list[dict[str, Any]]:
     """`silent`: why a token is no word of the vector itself; its position may have brought others all the same."""
-    never = set(model.manifest.never_emitted_ids)
     own = {at for reason in explained.reasons if reason.own for at, _ in reason.shares}
     tokens: list[dict[str, Any]] = []
     for index, (window, piece) in enumerate(explained.tokens):
         silent = None
         if piece.start is None:
             silent = "special"
-        elif piece.id in never and index not in own:
+        elif index not in own and model.never_emits(piece.id):
             silent = "never_emitted"
         tokens.append(
             {

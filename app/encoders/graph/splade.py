@@ -20,10 +20,11 @@ from app.encoders.graph.bert import bert_head, bert_states
 from app.encoders.graph.builder import Builder, Int8, index, scalar
 from app.encoders.graph.lexical_bert import LexicalBertShape, OwnWords, lexical_states
 from app.encoders.graph.modernbert import modernbert_states
-from sparse_encoder.architectures import Architecture, layout
+from sparse_encoder.architectures import Architecture
 from sparse_encoder.artifact import Activation, Pooling
 from sparse_encoder.fields import FieldError, Fields
 from sparse_encoder.layers import BertShape, ModernBertShape
+from sparse_encoder.layouts import layout
 from sparse_encoder.weights import Weights
 
 #: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.

@@ -15,10 +15,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from app.encoders import openvino_encoder
 from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.explaining import Reason
+from app.encoders.graph.disentangled import buckets
 from app.encoders.graph.splade import Kind, build_graph
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
@@ -89,12 +91,12 @@ class Case:
     pooling: Pooling = "max"
 
     def __str__(self) -> str:
-        told = ("tie_word_embeddings", "parts", "related")
+        told = ("tie_word_embeddings", "parts", "related", "pos_att_type", "position_buckets")
         sizes = " ".join(f"{name} {self.sizes[name]}" for name in told if name in self.sizes)
         return f"{self.architecture} {self.activation} {self.pooling} {sizes}"
 
 
-MODERNBERT = {
+MODERNBERT: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "intermediate_size": 96,
     "num_hidden_layers": 4,
@@ -108,6 +110,16 @@ MODERNBERT = {
     "sep_token_id": 3,
 }
 DISTILBERT = {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": LONGEST}
+#: As DeBERTa v3 has it; many distances share a bucket.
+DEBERTA = BERT_SIZES | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
 ROPE = {"rope_type": "default", "rope_theta": 20_000.0}
 #: As the conversion of the model type `new` writes it.
 SCALED_ROPE = {
@@ -128,6 +140,20 @@ CASES = [
     Case("XLMRobertaForMaskedLM", "XLMRobertaConfig", activation="relu"),
     Case("XLMRobertaModel", "XLMRobertaConfig", activation="relu"),
     Case("CamembertForMaskedLM", "CamembertConfig"),
+    Case("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA),
+    Case("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA | {"share_att_key": False, "pos_att_type": ["c2p"]}),
+    Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA
+        | {"share_att_key": False, "pos_att_type": ["p2c"], "position_biased_input": True, "norm_rel_ebd": "none"},
+        pooling="sum",
+    ),
+    Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA | {"position_buckets": -1, "max_relative_positions": 24, "type_vocab_size": 2},
+    ),
     Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": HIDDEN}),
@@ -150,6 +176,16 @@ CASES = [
 
 def test_the_table_names_each_architecture_and_each_has_a_case() -> None:
     assert set(ARCHITECTURES) == set(get_args(Architecture)) == {case.architecture for case in CASES}
+
+
+@pytest.mark.parametrize(("size", "reach"), [(256, 512), (16, 182), (0, 24)])
+def test_distances_share_the_buckets_that_transformers_gives_them(size: int, reach: int) -> None:
+    """Those of DeBERTa v3 among them, at every distance that a text can have."""
+    words = torch.empty(1, 1, 512, 1)
+    theirs = build_relative_position(words, words, bucket_size=size, max_position=reach)[0].numpy()
+    ours = buckets(np.arange(-511, 512), size, reach)
+    for query in (0, 100, 511):
+        np.testing.assert_array_equal(ours[511 + query - np.arange(512)], theirs[query])
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
