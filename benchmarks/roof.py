@@ -16,9 +16,9 @@ from benchmarks import models
 from benchmarks.encode import Worker, texts_of
 from benchmarks.noise import Turns
 from benchmarks.products import roof
-from sparse_encoder.layouts import layout_of_config
 from sparse_encoder.artifact import read_manifest
 from sparse_encoder.layers import LOCAL, Layers, ModernBertShape
+from sparse_encoder.layouts import layout_of_config
 
 CASES = [(64, 32), (16, 1)]
 
