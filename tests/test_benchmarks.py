@@ -12,7 +12,7 @@ from benchmarks.all import Figure
 from benchmarks.figures import DIRECTORY
 from benchmarks.noise import Ticks, Turns
 from benchmarks.roof import operations
-from sparse_encoder.architectures import layout_of_config
+from sparse_encoder.layouts import layout_of_config
 
 
 def test_stolen_time_is_a_share_of_all_time(tmp_path: Path) -> None:
