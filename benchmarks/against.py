@@ -2,7 +2,7 @@
 
 All serve the model that the first of them had embedded, over HTTP, with the same environment and settings, and are
 asked in turn, since the machine changes: one client that sends queries of 16 tokens, 64 such clients, and four clients
-that send 16 documents of 64 tokens at a time. No text is sent twice. In brackets: the value of this checkout divided by
+that send 4 documents of 64 tokens at a time. No text is sent twice. In brackets: the value of this checkout divided by
 that of the commit, the median over the turns of what it was within a turn.
 """
 
@@ -25,7 +25,7 @@ from benchmarks.load import closed_loop
 from sparse_encoder.packed import unpack
 from tests.app.server import ROOT, running_in
 
-DOCUMENTS, QUERY_WORDS, DOCUMENT_WORDS = 16, 14, 62
+DOCUMENTS, QUERY_WORDS, DOCUMENT_WORDS = 4, 14, 62
 CASES = ("1 client, queries: ms (p50)", "64 clients, queries: texts/s", "4 clients, documents: texts/s")
 
 
