@@ -14,9 +14,9 @@ from contextlib import ExitStack
 
 from benchmarks import models
 from benchmarks.encode import Worker, texts_of
-from benchmarks.memory import megabytes
 from benchmarks.noise import Turns, spread
 from benchmarks.products import roof
+from benchmarks.resident import megabytes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
