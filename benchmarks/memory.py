@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks import models
 from benchmarks.encode import Worker, texts_of
 from benchmarks.load import Client
+from benchmarks.resident import megabytes
 from tests.app.server import Server, running
 from tests.app.soak import resident_bytes
 
@@ -30,11 +31,6 @@ TEXTS, TOKENS = 32, 256
 CLIENTS = 4
 SECONDS_BETWEEN_LOOKS = 2
 SYLLABLES = "가나다라마바사아자차카타파하손해배상치료서울지하철법원은행"
-
-
-def megabytes(pid: int | str, field: str) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
 def measure(kind: str, directory: Path) -> tuple[float, float]:

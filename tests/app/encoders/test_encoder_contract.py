@@ -270,7 +270,7 @@ from app.encoders.base import TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.models.loaded import open_artifact
 from app.models.memory import give_back_freed_memory
-from benchmarks.memory import megabytes
+from benchmarks.resident import megabytes
 encoder = OpenVINOEncoder(open_artifact(None), "int8", 1)
 for texts, tokens in ((1, 16), (8, 512)):
     encoder.encode(TokenBatch.pad([list(range(1000, 1000 + tokens))] * texts, 0))
