@@ -37,6 +37,7 @@ OF_ROBERTA = {
     "unk_token": "<unk>",
     "mask_token": "<mask>",
 }
+XLM_R_TOKENS = 250_002
 TEXTS = ["손해배상", "당뇨병 치료 방법", SENTENCES[1], "OpenSearch cluster 설정", " ".join(SENTENCES)]
 
 configs: Any = transformers  # whose configs are typed too narrowly for the sizes in a dict
@@ -94,6 +95,15 @@ def unigram() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
             vocab_size=400, special_tokens=list(OF_ROBERTA.values()), unk_token="<unk>", show_progress=False
         ),
     )
+
+
+def unigram_of_xlm_r() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """As many tokens as XLM-RoBERTa has; most of them stand in no text."""
+    backend, names = unigram()
+    document = json.loads(backend.to_str())
+    vocabulary = document["model"]["vocab"]
+    vocabulary += [[f"▁남는{number}", -30.0] for number in range(XLM_R_TOKENS - len(vocabulary))]
+    return tokenizers.Tokenizer.from_str(json.dumps(document)), names
 
 
 def _of_roberta(backend: tokenizers.Tokenizer, trainer: Any) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
@@ -199,6 +209,20 @@ def roberta(target: Path) -> Path:
 def xlm_roberta(target: Path) -> Path:
     tokenizer = unigram()
     return save(build(configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
+
+
+def xlm_roberta_of_all_tokens(target: Path) -> Path:
+    """The vocabulary of XLM-RoBERTa, of which some words come up, and small layers."""
+    tokenizer = unigram_of_xlm_r()
+    model = build(configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **{**ENCODER, "max_position_embeddings": 514}))
+    save(model, tokenizer, target)
+    fast = transformers.AutoTokenizer.from_pretrained(target)
+    with torch.no_grad():
+        inputs = fast(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        highest = model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).logits.amax(1)
+        model.get_output_embeddings().bias.sub_(float(np.quantile(highest.numpy(), 1 - 200 / XLM_R_TOKENS)))
+    model.save_pretrained(target)
+    return target
 
 
 def camembert(target: Path) -> Path:
@@ -431,10 +455,15 @@ def torch_files(target: Path) -> Path:
     return target
 
 
-def bge_m3(target: Path) -> Path:
+def bge_m3_of_all_tokens(target: Path) -> Path:
+    """With the vocabulary and the positions that it has, and small layers."""
+    return bge_m3(target, unigram_of_xlm_r(), max_position_embeddings=8194)
+
+
+def bge_m3(target: Path, tokenizer: tuple[tokenizers.Tokenizer, dict[str, str]] | None = None, **options: Any) -> Path:
     """An encoder with heads beside it, each in a file of torch, as BAAI publishes it."""
-    tokenizer = unigram()
-    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)
+    tokenizer = tokenizer or unigram()
+    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **{**ENCODER, **options})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         model = transformers.XLMRobertaModel(config)

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydantic import SecretStr, ValidationError
+from safetensors.numpy import load_file, save_file
 from sentence_transformers.sparse_encoder import SparseEncoder
 
 from app.encoders.static_int8 import static_int8_graph
+from app.encoders.torch_encoder import TorchEncoder
 from app.main import create_app
 from app.models.conversion import open_model
 from app.models.loaded import LoadedModel, ModelError, check_golden, load_model
@@ -104,6 +106,10 @@ def test_what_each_side_says_of_itself_is_kept(artifact: Artifact, model: Loaded
         files = {key: record for key, record in manifest.files.items() if key != name}
         with pytest.raises(ArtifactError, match=r"an artifact needs (query\.config\.json|weights in a query\.\*)"):
             type(manifest)(**{**vars(manifest), "files": files})
+
+
+def test_torch_reads_each_of_them(artifact: Artifact) -> None:
+    check_golden(load_model(artifact, lambda part: TorchEncoder(part, "cpu", "f32")))
 
 
 def test_a_pair_cannot_be_packed(artifact: Artifact, tmp_path: Path) -> None:
@@ -254,6 +260,16 @@ def test_what_is_no_pair_is_refused(documents: Make, queries: Make, message: str
     one, other = documents(tmp_path / "one" / "documents"), queries(tmp_path / "two" / "queries")
     with pytest.raises(ArtifactError, match=message):
         pair(one, other)
+
+
+def test_queries_that_get_no_vector_are_refused(tmp_path: Path) -> None:
+    """Documents do get theirs."""
+    documents, queries = two(tmp_path)
+    weights = load_file(queries / "model.safetensors")
+    weights["cls.predictions.bias"] -= 1000
+    save_file(weights, queries / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtifactError, match="no text gets a vector from it: its training collapsed"):
+        opened(documents, tmp_path / "cache", queries)
 
 
 def test_lengths_are_bounded_by_the_positions_of_each(tmp_path: Path) -> None:
