@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,12 +19,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.figures import add_argument, write_figures
-from benchmarks.http import WORDS
-from benchmarks.load import closed_loop
+from benchmarks.http import texts
+from benchmarks.load import body, closed_loop
 from sparse_encoder.packed import unpack
 from tests.app.server import ROOT, running_in
 
-DOCUMENTS, QUERY_WORDS, DOCUMENT_WORDS = 4, 14, 62
+DOCUMENTS, DOCUMENT_TOKENS = 4, 64
 CASES = ("1 client, queries: ms (p50)", "64 clients, queries: texts/s", "4 clients, documents: texts/s")
 
 
@@ -42,30 +41,14 @@ def checkout(revision: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", str(directory)], cwd=ROOT, check=True)
 
 
-def bodies() -> tuple[Callable[[], bytes], Callable[[], bytes]]:
-    """The next request of a query, and of documents."""
-    chosen = random.Random(1)
-
-    def text(words: int) -> str:
-        return " ".join(chosen.choices(WORDS, k=words))
-
-    def query() -> bytes:
-        return json.dumps({"texts": [text(QUERY_WORDS)], "input_type": "query"}).encode()
+def turn(url: str, seconds: float, query: Callable[[], str], document: Callable[[], str]) -> tuple[float, float, float]:
+    """What `CASES` name."""
 
     def documents() -> bytes:
-        return json.dumps(
-            {"texts": [text(DOCUMENT_WORDS) for _ in range(DOCUMENTS)], "input_type": "document"}
-        ).encode()
+        return json.dumps({"texts": [document() for _ in range(DOCUMENTS)]}).encode()
 
-    return query, documents
-
-
-def turn(
-    url: str, seconds: float, query: Callable[[], bytes], documents: Callable[[], bytes]
-) -> tuple[float, float, float]:
-    """What `CASES` name."""
-    alone = asyncio.run(closed_loop(url, 1, seconds, query))
-    crowd = asyncio.run(closed_loop(url, 64, seconds, query))
+    alone = asyncio.run(closed_loop(url, 1, seconds, lambda: body(query())))
+    crowd = asyncio.run(closed_loop(url, 64, seconds, lambda: body(query())))
     batches = asyncio.run(closed_loop(url, 4, seconds, documents))
     assert all(answer.status == 200 for answer in (*alone, *crowd, *batches))
     latency = median(answer.seconds for answer in alone) * 1000
@@ -98,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = unpack(trees[0] / "app" / "embedded", Path(stack.enter_context(TemporaryDirectory())) / "model").path
         flags = ("-m", "app", "--port=0", f"--model={model}", f"--precision={options.precision}")
         urls = [stack.enter_context(running_in(tree, *flags)).url for tree in (*trees, ROOT)]
-        asked = bodies()
+        asked = texts(), texts(DOCUMENT_TOKENS)
         for url in urls:
             turn(url, 1, *asked)  # warms up
         turns = [[turn(url, options.seconds, *asked) for url in urls] for _ in range(options.rounds)]

@@ -50,10 +50,10 @@ CLIENTS = (1, 4, 16, 64, 256)
 SHARES_OF_CAPACITY = (0.5, 0.8)
 
 
-def texts() -> Callable[[], str]:
-    """Ever new texts of TOKENS tokens, [CLS] and [SEP] included."""
+def texts(tokens: int = TOKENS) -> Callable[[], str]:
+    """Ever new texts of so many tokens, [CLS] and [SEP] included."""
     chosen = random.Random(1)
-    return lambda: " ".join(chosen.choices(WORDS, k=TOKENS - 2))
+    return lambda: " ".join(chosen.choices(WORDS, k=tokens - 2))
 
 
 async def measure(url: str, echo_url: str, in_process: float, seconds: float, rounds: int) -> dict[str, Any]:

@@ -9,23 +9,26 @@ Needs playwright, chromium and fonts-nanum (Debian's packages).
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.app.server import running
 
+Scheme = Literal["light", "dark"]
+
 WIDTHS = (1280, 390)
-SCHEMES: Sequence[Literal["light", "dark"]] = ("light", "dark")
+SCHEMES: Sequence[Scheme] = get_args(Scheme)
 #: By tab: what is there once the answers are.
 TABS = {"words": "#results .word", "search": "#ranking .score"}
 
 
-def shot(browser: Browser, url: str, tab: str, target: Path, width: int, scheme: Literal["light", "dark"]) -> None:
+def shot(browser: Browser, url: str, tab: str, target: Path, width: int, scheme: Scheme) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, locale="en")
     page = context.new_page()
     page.goto(url)
@@ -42,24 +45,20 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--all", action="store_true", help="every width and colour scheme")
     options = parser.parse_args()
-    pictures: list[tuple[Path, str, int, Literal["light", "dark"]]] = [
-        (options.directory / f"{tab}-{width}-{scheme}.png", tab, width, scheme)
-        for tab in TABS
-        for width in WIDTHS
-        for scheme in SCHEMES
+    pictures: list[tuple[str, str, int, Scheme]] = [
+        ("playground.png", "search", 1280, "light"),
+        ("playground-words.png", "words", 1280, "light"),
     ]
-    if not options.all:
-        pictures = [
-            (options.directory / "playground.png", "search", 1280, "light"),
-            (options.directory / "playground-words.png", "words", 1280, "light"),
-        ]
+    if options.all:
+        every = itertools.product(TABS, WIDTHS, SCHEMES)
+        pictures = [(f"{tab}-{width}-{scheme}.png", tab, width, scheme) for tab, width, scheme in every]
     with (
         running("-m", "app", "--port=0") as service,
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"]) as browser,
     ):
-        for target, tab, width, scheme in pictures:
-            shot(browser, service.url, tab, target, width, scheme)
+        for name, tab, width, scheme in pictures:
+            shot(browser, service.url, tab, options.directory / name, width, scheme)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class Patience:
             name = getattr(operation, "__name__", "a call").strip("_")
             raise StoreError(
                 f"{self._store_url} did not answer {name} within {seconds:g} s: see that it works and can be reached"
-            ) from None
+            )
         # In no variable here: an error holds its traceback and so this frame, which would hold it in turn, and with
         # both what the callers have in hand (models), until the collector of garbage comes.
         if errors:

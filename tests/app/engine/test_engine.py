@@ -267,6 +267,7 @@ async def test_the_idle_engine_keeps_no_model_in_memory(
         try:
             await engine.encode(model, ["손해배상"], "document")
         except EncodingFailed:
+            assert fails
             made.fails = False
         assert not made.fails
         del model, made
