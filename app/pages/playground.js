@@ -23,6 +23,7 @@ let known = null; // what /info says
 let running = null; // AbortController of the request on its way
 let timer = 0;
 let drawn = () => {}; // draws the last answer again, in another language
+const shown = new WeakMap(); // the answer that each place shows: the same one is not drawn again, the focus may be in it
 let trouble = null;
 
 const remembered = (name) => {
@@ -67,6 +68,7 @@ async function ask() {
   const place = $(searching() ? "ranking" : "results");
   if (searching() && (!$("query").value.trim() || !documents().some((text) => text.trim()))) {
     place.replaceChildren();
+    shown.delete(place);
     return;
   }
   const versions = [$("version").value, ...($("other").value ? [$("other").value] : [])];
@@ -77,7 +79,9 @@ async function ask() {
     const answers = await Promise.all(bodies.map((body) => explain(body, $("key").value, own.signal)));
     if (own.signal.aborted) return;
     drawn = () => draw(place, bodies, answers);
-    drawn();
+    const answer = JSON.stringify([language(), bodies, answers]);
+    if (shown.get(place) !== answer) drawn();
+    shown.set(place, answer);
     complain(null);
   } catch (error) {
     if (error.name === "AbortError") return;

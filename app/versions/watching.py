@@ -140,7 +140,7 @@ class Watcher:
             if alias:
                 aliases[name] = alias
         versions = tuple(self.store.versions())
-        if before.versions and not (aliases or unreadable or versions):
+        if before.versions and not versions:  # aliases may have been read before it went away
             raise StoreError(
                 f"{self.store.url} is empty or gone, it had {len(before.versions)} versions: mount its volume, or "
                 "bring its directory back"

@@ -193,6 +193,24 @@ async def test_a_store_directory_that_vanishes_is_noticed_and_not_made_again(
     assert not root.exists()
 
 
+async def test_a_store_that_vanishes_while_it_is_read_is_noticed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, versions, vanished = Path(store.url), Store.versions, threading.Event()
+
+    def vanish_between(store: Store) -> list[str]:
+        if vanished.is_set() and root.exists():
+            root.rename(root.with_name("elsewhere"))
+        return versions(store)
+
+    monkeypatch.setattr(Store, "versions", vanish_between)
+    async with running(store, poll_seconds=0.01) as service:
+        vanished.set()
+        info = await service.until(lambda info: info["store_error"] is not None)
+        assert "is empty or gone, it had 1 versions" in info["store_error"]
+        assert info["aliases"]["stable"] == "v1"
+
+
 async def test_an_alias_that_cannot_be_read_stops_no_other(
     store: Store, published: dict[str, Path], show_logs: pytest.LogCaptureFixture
 ) -> None:
