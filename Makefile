@@ -1,6 +1,6 @@
 # serve: run the service   check: lint, types, import contracts   format: fix what ruff can fix
 # test: what must pass before a change lands   test-fast: without processes and training   test-all: also what takes long
-# opensearch: run a node to try it with
+# opensearch: run a node to try it with   versions-table: which test runs on which OpenSearch, for the documentation
 # image-check: build the container image and try it   k8s-check: ask a real Kubernetes API server about k8s/
 # docs: the documentation as a site in build/site
 # lock: hashes of what constraints.txt names   audit: known holes in it   wheelhouse: what a network without any needs
@@ -22,7 +22,7 @@ WHEELHOUSE ?= dist/wheelhouse-$(MACHINE)-py$(PYTHON_VERSION)
 
 PIP_INSTALL = $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: serve opensearch test test-fast test-all check format docs demo-swap image-check k8s-check lock audit wheelhouse
+.PHONY: serve opensearch test test-fast test-all check format docs versions-table demo-swap image-check k8s-check lock audit wheelhouse
 
 serve: $(VENV)/.serving
 	exec $(VENV)/bin/python -m app --port $(PORT)
@@ -54,6 +54,10 @@ docs: $(VENV)/.everything
 	$(VENV)/bin/python -m scripts.reference docs/reference
 	$(VENV)/bin/zensical build --clean --strict
 
+versions-table: $(VENV)/.everything
+	$(VENV)/bin/python -m pytest tests/opensearch --versions-table benchmarks/figures/opensearch_versions.md
+	$(VENV)/bin/python -m scripts.figures
+
 image-check: $(VENV)/.everything
 	$(VENV)/bin/python scripts/image_check.py
 
@@ -66,7 +70,7 @@ LOCK = $(VENV)/bin/uv pip compile --quiet --universal --generate-hashes --no-ann
 
 lock: $(VENV)/.supply
 	$(LOCK) --output-file hashes/service.txt $(addprefix --extra ,client s3 opensearch hub otel supply)
-	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise bulk)
+	$(LOCK) --output-file hashes/training.txt $(addprefix --extra ,train torch convert quantise bulk ray)
 
 audit: $(VENV)/.supply
 	$(VENV)/bin/python -m scripts.audit
@@ -91,5 +95,5 @@ $(VENV)/.supply: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) '.[hub,opensearch,otel,s3,train,dev]'
+	$(PIP_INSTALL) '.[bulk,hub,opensearch,otel,ray,s3,train,dev]'
 	touch $@ $(VENV)/.serving

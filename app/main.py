@@ -102,7 +102,11 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
             budget = Budget(settings.max_batch_tokens, None)
         admission = Admission(settings.max_texts_in_flight, settings.request_timeout_seconds, Pace(*budget))
         engine = Engine(
-            metrics, admission, max_batch_tokens=budget.batch_tokens, query_cache_size=settings.query_cache_size
+            metrics,
+            admission,
+            max_batch_tokens=budget.batch_tokens,
+            query_cache_size=settings.query_cache_size,
+            longest_run_seconds=settings.longest_run_seconds,
         )
         metrics.watch(
             texts_in_flight=lambda: engine.statistics().texts_in_flight,
@@ -185,7 +189,7 @@ def _encoder_threads(settings: Settings) -> int:
 def _open_and_load(settings: Settings, load: Load, threads: int) -> LoadedModel:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
     exact = partial(OpenVINOEncoder, precision="f32", threads=threads)
-    artifact = open_model(settings.model, _cache_dir(settings), choices, exact)
+    artifact = open_model(settings.model, _cache_dir(settings), choices, exact, settings.query_model)
     check_lengths(artifact.manifest, _rules(settings))
     model = load(artifact)
     check_golden(model)

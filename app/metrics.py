@@ -40,6 +40,7 @@ class Metrics:
         self.tokens = self._counter("tokens", "Tokens encoded, special ones included.")
         self.padding_tokens = self._counter("padding_tokens", "Tokens computed only because batches are padded.")
         self.truncated_texts = self._counter("truncated_texts", "Texts whose end did not fit the model.")
+        self.cut_texts = self._counter("cut_texts", "Texts of more characters than are taken, cut to these.")
         self.windows = self._counter("windows", "Windows of texts that were longer than the model reads.")
         self.abandoned_texts = self._counter(
             "abandoned_texts", "Texts, or windows of one, whose request ended before they were encoded."

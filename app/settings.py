@@ -32,8 +32,14 @@ class Settings(BaseSettings):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="Directory of a checkpoint, or owner/name on the hub, with @revision if you like; without it, the "
-        "embedded model.",
+        description="Directory of a checkpoint, or owner/name or owner/name/folder on the hub, with @revision if you "
+        "like; without it, the embedded model.",
+    )
+    query_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The checkpoint that encodes queries, where that is another one than --model; a Router says so "
+        "itself.",
     )
     max_length_document: int | None = Field(
         default=None, ge=3, description="Tokens of a document, for a --model that is no artifact of this project."
@@ -127,6 +133,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Tokens of one encoder run, padding included; without it, measured at the start.",
     )
+    longest_run_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a text may take in the encoder while queries wait: one that takes longer, or has "
+        "more than 512 tokens, is encoded beside them, on a CPU with the weights in memory once more meanwhile.",
+    )
     query_cache_size: int = Field(
         default=4096, ge=0, description="Recent queries whose vectors are kept; 0 computes every one again."
     )
@@ -146,7 +159,9 @@ class Settings(BaseSettings):
         default=8_000_000, ge=1, description="Bytes of one request body; more is refused with 413."
     )
     max_characters_per_text: int = Field(
-        default=1_000_000, ge=1, description="Characters of one text; more is refused with 413."
+        default=1_000_000,
+        ge=1,
+        description="Characters of one text; more are cut off, or refused with 413 where the request says so.",
     )
     max_texts_in_flight: int = Field(
         default=4096, ge=1, description="Texts accepted and not yet answered; beyond it requests are refused with 429."
@@ -201,6 +216,8 @@ class Settings(BaseSettings):
             )
         if self.model and self.store:
             raise ValueError("model and store both say what to serve: give one of them")
+        if self.query_model and not self.model:
+            raise ValueError("query_model goes with a model, which encodes the documents: give both, or neither")
         if bool(self.ssl_certfile) != bool(self.ssl_keyfile):
             raise ValueError("TLS needs both ssl_certfile and ssl_keyfile: give both or neither")
         if self.canary_min_active_tokens > self.canary_max_active_tokens:

@@ -148,7 +148,7 @@ def plot(result: dict[str, Any], title: str, target: Path) -> None:
 
 
 def run(name: str, precision: str, seconds: float, rounds: int) -> dict[str, Any]:
-    directory = {"embedded": models.embedded, "modernbert": models.modernbert, "bert": models.bert}[name]()
+    directory = models.MODELS[name]()
     flags = ["--port", "0", "--precision", precision]
     if name != "embedded":
         flags += ["--model", str(directory), "--cache-dir", str(models.CACHE)]

@@ -4,8 +4,8 @@
     python -m benchmarks.memory lengths --minutes 30 --out lengths.png
 
 `batch`: each encoder, in a process of its own, encodes one short text and one longer (after which the weights are where
-they stay, ours also those of the graph for short texts) and then 32 texts of 256 tokens, with a vocabulary of 50,000.
-What counts is the peak during the last beyond what was resident before it.
+they stay, ours also those of the graph for short texts) and then 32 texts of 256 tokens. What counts is the peak during
+the last beyond what was resident before it. Without `--model`: ModernBERT of 149 M, with a vocabulary of 50,000.
 
 `lengths`: the service at its defaults, asked by four clients for texts of random lengths (queries, documents, a hundred
 documents at once), no text twice; draws what is resident, and says by how much it grew in the second half.
@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks import models
 from benchmarks.encode import Worker, texts_of
 from benchmarks.load import Client
+from benchmarks.resident import megabytes
 from tests.app.server import Server, running
 from tests.app.soak import resident_bytes
 
@@ -30,11 +31,6 @@ TEXTS, TOKENS = 32, 256
 CLIENTS = 4
 SECONDS_BETWEEN_LOOKS = 2
 SYLLABLES = "가나다라마바사아자차카타파하손해배상치료서울지하철법원은행"
-
-
-def megabytes(pid: int | str, field: str) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024 / 1e6
 
 
 def measure(kind: str, directory: Path) -> tuple[float, float]:
@@ -49,9 +45,9 @@ def measure(kind: str, directory: Path) -> tuple[float, float]:
 
 
 def batch(options: argparse.Namespace) -> None:
-    print(f"{TEXTS} texts of {TOKENS} tokens, vocabulary 50,000: megabytes with the weights, and beyond them")
+    print(f"{TEXTS} texts of {TOKENS} tokens, {options.model}: megabytes with the weights, and beyond them")
     for kind in options.kinds:
-        resident, beyond = measure(kind, models.modernbert())
+        resident, beyond = measure(kind, models.MODELS[options.model]())
         print(f"{kind:>18} {resident:8.0f} {beyond:8.0f}", flush=True)
 
 
@@ -120,6 +116,7 @@ def main() -> None:
     what = parser.add_subparsers(dest="what", required=True)
     of_batch = what.add_parser("batch")
     of_batch.add_argument("--kinds", nargs="+", default=["ours:bf16", "ours:int8", "ours:int8-static", "torch"])
+    of_batch.add_argument("--model", choices=["modernbert", "bert", "xlmr"], default="modernbert")
     of_batch.set_defaults(run=batch)
     of_lengths = what.add_parser("lengths")
     of_lengths.add_argument("--minutes", type=float, default=30)

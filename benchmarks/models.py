@@ -70,6 +70,26 @@ def bert() -> Path:
     return _random("bert-152m", "Bert", BERT)
 
 
+#: Of XLM-RoBERTa base: most of its 278 M parameters are words.
+XLMR: dict[str, Any] = {
+    "vocab_size": 250_002,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+
+def xlmr() -> Path:
+    """XLM-RoBERTa base with 278 M random parameters and its vocabulary of 250,002, as multilingual models have it."""
+    return _random("xlmr-278m", "XLMRoberta", XLMR)
+
+
 def _random(name: str, kind: str, sizes: Mapping[str, Any]) -> Path:
     target = CACHE / name
     if not target.is_dir():
@@ -107,3 +127,6 @@ def _write_random(directory: Path, kind: str, sizes: Mapping[str, Any]) -> None:
         decoder.bias -= torch.quantile(strongest, 1 - ACTIVE_TOKENS / sizes["vocab_size"])
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+MODELS = {"embedded": embedded, "modernbert": modernbert, "bert": bert, "xlmr": xlmr}

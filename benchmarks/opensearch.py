@@ -31,7 +31,8 @@ from tqdm import tqdm
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
 from app.opensearch.vectors import vectors_of
-from scripts.opensearch_node import VERSIONS, running_node
+from scripts.opensearch_node import running_node
+from scripts.opensearch_parts import VERSIONS
 from tests.app.server import running
 
 Vector = Mapping[str, float]

@@ -37,6 +37,7 @@ DEFINITIONS = {
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ),
     "github.com/kedacore/keda/v2@v2.16.1": ("config/crd/bases/keda.sh_scaledobjects.yaml",),
+    "github.com/ray-project/kuberay/ray-operator@v1.5.0": ("config/crd/bases/ray.io_rayjobs.yaml",),
     "sigs.k8s.io/jobset@v0.8.2": ("config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml",),
 }
 #: What must be refused, or the check itself checks nothing: a manifest and a part of the server's reason.

@@ -1,55 +1,42 @@
 """A real OpenSearch node with its neural plugins, for tests and for trying it out; no container, no installation.
 
-`python -m scripts.opensearch_node 3.6.0 --port 9200`. Server and plugins (ML Commons, k-NN, Neural Search) come from
-Maven's central repository (about 450 MB a version, once), are put together in `~/.cache/sparse-encoder`, and run on a
-JDK of this machine. It listens on the loopback address only and knows no security: not for production.
+`python -m scripts.opensearch_node 3.6.0 --port 9200`. Server and plugins come from Maven's central repository (about
+450 MB a version, once; see scripts/opensearch_parts.py), and run on a JDK of this machine. It listens on the loopback
+address only and knows no security, unless it is told to: not for production.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from zipfile import ZipFile
 
-CACHE = Path.home() / ".cache" / "sparse-encoder"
-RECIPE = 1  # of what is put together; raise it when that changes
-VERSIONS = ("2.19.1", "3.6.0")  #: tried; Maven has all four plugins of few versions
+from scripts.opensearch_parts import VERSIONS, NodeError, assemble, find_jdk
+
 LAUNCHER = Path(__file__).with_name("OpenSearchNode.java")
-PLUGINS = ("opensearch-job-scheduler", "opensearch-knn", "opensearch-ml-plugin", "neural-search")
-#: Module -> artifact and class (without the suffix that differs by version).
-MODULES = {
-    "transport-netty4": ("transport-netty4-client", "org.opensearch.transport.Netty4"),
-    "mapper-extras": ("mapper-extras-client", "org.opensearch.index.mapper.MapperExtras"),
-    "lang-painless": ("lang-painless", "org.opensearch.painless.Painless"),
-    "analysis-common": ("analysis-common", "org.opensearch.analysis.common.CommonAnalysis"),
-    "ingest-common": ("ingest-common", "org.opensearch.ingest.common.IngestCommon"),
-    "reindex": ("reindex-client", "org.opensearch.index.reindex.Reindex"),
-}
-GRPC = {"transport-grpc": ("transport-grpc", "org.opensearch.transport.grpc.GrpcPlugin")}  # 3.x; k-NN needs it
 CONFIGURATION = """\
 cluster.name: sparse-encoder
-node.name: node
-discovery.type: single-node
 network.host: 127.0.0.1
 http.port: {port}
-transport.port: 0
 path.data: {work}/data
 path.logs: {work}/logs
 cluster.routing.allocation.disk.threshold_enabled: false
 plugins.ml_commons.jvm_heap_memory_threshold: 100
 plugins.ml_commons.native_memory_threshold: 100
 plugins.ml_commons.disk_free_space_threshold: 100mb
+"""
+#: Of a node that is a cluster of its own.
+ALONE = """\
+node.name: node
+discovery.type: single-node
+transport.port: 0
 """
 LOGGING = """\
 status = error
@@ -69,173 +56,38 @@ JAVA_OPTIONS_3 = "--add-modules=jdk.incubator.vector --enable-native-access=ALL-
 LISTENING = re.compile(r"AbstractHttpServerTransport\] publish_address \{(.+?)\}")
 
 
-class NodeError(Exception):
-    """The node cannot be made or started. The message says why, and what to do."""
-
-
-class MissingTool(NodeError):
-    """This machine has no Maven, or no fitting JDK."""
-
-
-def find_jdk(version: str) -> Path:
-    """The home of the oldest JDK here that runs OpenSearch `version`.
-
-    :raises MissingTool: if there is none.
-    """
-    oldest, newest = (17, 23) if version.startswith("2.") else (21, 99)
-    java = shutil.which("java")
-    candidates = [Path(home) for name, home in os.environ.items() if name == "JAVA_HOME"]
-    candidates += [Path(java).resolve().parent.parent] if java else []
-    candidates += [*Path("/usr/lib/jvm").glob("*"), *(Path.home() / ".sdkman/candidates/java").glob("*")]
-    fitting = {}
-    for home in candidates:
-        with suppress(OSError):
-            found = re.search(r'^JAVA_VERSION="(\d+)', (home / "release").read_text(), re.MULTILINE)
-            if found and oldest <= int(found[1]) <= newest and (home / "bin" / "javac").exists():
-                fitting[int(found[1])] = home
-    if not fitting:
-        raise MissingTool(
-            f"OpenSearch {version} needs a JDK (not a JRE) of version {oldest} to {newest}, and there is none in "
-            "JAVA_HOME, on the path, or in /usr/lib/jvm: install one (Debian: openjdk-17-jdk, openjdk-21-jdk)"
-        )
-    return fitting[min(fitting)]
-
-
-def assemble(version: str) -> Path:
-    """The directory of OpenSearch `version`, put together unless it is there already.
-
-    :raises NodeError: if Maven is missing or fails.
-    """
-    home = CACHE / "opensearch" / f"{version}-recipe{RECIPE}"
-    if home.is_dir():
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home.parent, prefix="making-") as temporary:
-        work = Path(temporary)
-        with (home.parent / "maven.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a repository of Maven's is for one process at a time
-            if home.is_dir():
-                return home
-            _download(version, work)
-        made = _put_together(version, work)
-        with suppress(OSError):  # another process was faster
-            made.rename(home)
-    return home
-
-
-def _download(version: str, work: Path) -> None:
-    """The jars of each part in `work/PART/target/dependency`."""
-    core = f"org.opensearch:opensearch:{version}"
-    _maven(work, {"core": [core]})
-    (log4j_api,) = (work / "core/target/dependency").glob("log4j-api-*.jar")
-    log4j = log4j_api.stem.removeprefix("log4j-api-")
-    lib = [
-        core,
-        f"org.opensearch:opensearch-plugin-classloader:{version}",
-        f"org.apache.logging.log4j:log4j-core:{log4j}",
-        "org.locationtech.spatial4j:spatial4j:0.7",
-        "org.locationtech.jts:jts-core:1.15.0",
-    ]
-    if not version.startswith("2."):
-        lib.append("org.bouncycastle:bc-fips:2.1.2")  # ML Commons encrypts with it
-    modules = {
-        name: [f"org.opensearch.plugin:{artifact}:{version}"] for name, (artifact, _) in _modules(version).items()
-    }
-    plugins = [f"org.opensearch.plugin:{name}:{version}.0:zip" for name in PLUGINS]
-    _maven(work, {"lib": lib, **modules, "plugins": plugins})
-
-
-def _modules(version: str) -> dict[str, tuple[str, str]]:
-    if version.startswith("2."):
-        return {name: (artifact, f"{class_}Plugin") for name, (artifact, class_) in MODULES.items()}
-    return {**{name: (artifact, f"{class_}ModulePlugin") for name, (artifact, class_) in MODULES.items()}, **GRPC}
-
-
-def _maven(work: Path, parts: dict[str, list[str]]) -> None:
-    """Downloads what each of `parts` needs at run time, by one project with a module for each."""
-    maven = shutil.which("mvn")
-    if not maven:
-        raise MissingTool("OpenSearch is put together by Maven, and there is no mvn on the path: install it")
-    for name, coordinates in parts.items():
-        (work / name).mkdir(exist_ok=True)
-        dependencies = "".join(_dependency(*coordinate.split(":")) for coordinate in coordinates)
-        (work / name / "pom.xml").write_text(_project(name, "jar", f"<dependencies>{dependencies}</dependencies>"))
-    modules = "".join(f"<module>{name}</module>" for name in parts)
-    (work / "pom.xml").write_text(_project("all", "pom", f"<modules>{modules}</modules>"))
-    command = [maven, "--quiet", "--batch-mode", f"-Dmaven.repo.local={CACHE / 'maven'}", "-DincludeScope=runtime"]
-    done = subprocess.run(
-        [*command, "dependency:copy-dependencies"], cwd=work, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise NodeError(f"Maven could not download {', '.join(parts)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-
-def _project(name: str, packaging: str, content: str) -> str:
-    return (
-        "<project><modelVersion>4.0.0</modelVersion><groupId>node</groupId>"
-        f"<artifactId>{name}</artifactId><version>1</version><packaging>{packaging}</packaging>{content}</project>"
-    )
-
-
-def _dependency(group: str, artifact: str, version: str, type_: str = "jar") -> str:
-    alone = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
-    return (
-        f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
-        f"<type>{type_}</type>{alone if type_ == 'zip' else ''}</dependency>"
-    )
-
-
-def _put_together(version: str, work: Path) -> Path:
-    home = work / "home"
-    shutil.copytree(work / "lib/target/dependency", home / "lib")
-    in_lib = {jar.name for jar in (home / "lib").iterdir()}
-    java = "11" if version.startswith("2.") else "21"
-    for name, (_, class_) in _modules(version).items():
-        module = home / "modules" / name
-        module.mkdir(parents=True)
-        for jar in (work / name / "target/dependency").iterdir():
-            if jar.name not in in_lib:  # OpenSearch refuses a jar that it has twice
-                shutil.copy(jar, module)
-        descriptor = {
-            "name": name,
-            "description": name,
-            "version": version,
-            "opensearch.version": version,
-            "java.version": java,
-            "classname": class_,
-            "has.native.controller": "false",
-            **({"extended.plugins": "lang-painless"} if name == "ingest-common" else {}),
-        }
-        lines = "".join(f"{key}={value}\n" for key, value in descriptor.items())
-        (module / "plugin-descriptor.properties").write_text(lines)
-    for file in (work / "plugins/target/dependency").glob("*.zip"):
-        with ZipFile(file) as archive:
-            properties = archive.read("plugin-descriptor.properties").decode()
-            found = re.search(r"^name=(.+)$", properties, re.MULTILINE)
-            assert found, f"{file.name} names no plugin"
-            archive.extractall(home / "plugins" / found[1].strip())
-    return home
-
-
 class Node:
     """A running node."""
 
-    def __init__(self, version: str, work: Path, port: int = 0) -> None:
+    def __init__(
+        self,
+        version: str,
+        work: Path,
+        port: int = 0,
+        *,
+        home: Path | None = None,
+        configuration: str = ALONE,
+        java_options: Sequence[str] = (),
+    ) -> None:
         """Starts it, with its data and log in `work`; port 0 takes a free one.
+
+        `home`: what it runs, if not what `assemble` makes; `configuration`: lines of opensearch.yml besides those that
+        every node has, for a node that is not alone, or has more plugins.
 
         :raises NodeError: if it cannot be started.
         """
         self.version = version
         self.url = ""
         self.log = work / "node.log"
-        jdk, home = find_jdk(version), assemble(version)
+        self._scheme = "https" if "ssl.http.enabled: true" in configuration else "http"
+        jdk, home = find_jdk(version), home or assemble(version)
         config = work / "config"
         config.mkdir(parents=True, exist_ok=True)
         (work / "temporary").mkdir(exist_ok=True)
-        (config / "opensearch.yml").write_text(CONFIGURATION.format(port=port, work=work))
+        (config / "opensearch.yml").write_text(CONFIGURATION.format(port=port, work=work) + configuration)
         (config / "log4j2.properties").write_text(LOGGING)
         options = JAVA_OPTIONS if version.startswith("2.") else f"{JAVA_OPTIONS} {JAVA_OPTIONS_3}"
-        java = [str(jdk / "bin" / "java"), *options.split(), f"-Djava.io.tmpdir={work / 'temporary'}"]
+        java = [str(jdk / "bin" / "java"), *options.split(), f"-Djava.io.tmpdir={work / 'temporary'}", *java_options]
         self._process = subprocess.Popen(
             [*java, "-cp", f"{home / 'lib'}/*", str(LAUNCHER), str(home), str(config)],
             stdout=subprocess.PIPE,
@@ -256,7 +108,7 @@ class Node:
                 log.write(line)
                 log.flush()
                 if found := LISTENING.search(line):
-                    self.url = f"http://{found[1]}"
+                    self.url = f"{self._scheme}://{found[1]}"
                     self._listening_or_gone.set()
         self._listening_or_gone.set()
 
@@ -270,7 +122,15 @@ class Node:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        self._end()
+
+    def kill(self) -> None:
+        """As by SIGKILL: nothing is put in order. Another node with the same `work` has what this one acknowledged."""
+        self._process.kill()
+        self._end()
+
+    def _end(self) -> None:
+        self._process.wait()
         self._reader.join()
         assert self._process.stdout
         self._process.stdout.close()
@@ -287,18 +147,6 @@ def running_node(version: str, work: Path, port: int = 0) -> Iterator[Node]:
         yield node
     finally:
         node.stop()
-
-
-def missing_tools(versions: Iterable[str]) -> str | None:
-    """What keeps this machine from running OpenSearch; None if nothing does."""
-    try:
-        for version in versions:
-            find_jdk(version)
-            if not shutil.which("mvn"):
-                assemble(version)
-    except MissingTool as error:
-        return str(error)
-    return None
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """The table of architectures: what a masked language model that can be served is made of, told once.
 
-A row says how `config.json` is read and by which names transformers knows the weights. Conversion checks a checkpoint
-by it, the serving graph and the torch reference find weights, head and activations by it. Another architecture of the
-same layers is a row here, and a case in `tests/app/encoders/test_architectures.py`.
+A row says how `config.json` is read and by which names transformers knows the weights. What is asked of it is
+`sparse_encoder.layouts`: conversion checks a checkpoint by it, the serving graph and the torch reference find weights,
+head and activations by it. Another architecture of the same layers is a row here, and a case in
+`tests/app/encoders/test_architectures.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from typing import Any, Literal
 
 from sparse_encoder import older
 from sparse_encoder.fields import MOST_LAYERS, FieldError, Fields
-from sparse_encoder.layers import GLOBAL, LOCAL, RELATIVE_BUCKETS, BertShape, Layers, ModernBertShape
+from sparse_encoder.layers import (
+    GLOBAL,
+    LOCAL,
+    RELATIVE_BUCKETS,
+    BertShape,
+    Disentangled,
+    Layers,
+    ModernBertShape,
+)
 from sparse_encoder.older import Older
 from sparse_encoder.rotations import gte_rotation, modernbert_rotations
 
@@ -21,6 +30,7 @@ from sparse_encoder.rotations import gte_rotation, modernbert_rotations
 Architecture = Literal[
     "BertForMaskedLM",
     "CamembertForMaskedLM",
+    "DebertaV2ForMaskedLM",
     "DistilBertForMaskedLM",
     "ElectraForMaskedLM",
     "GteForMaskedLM",
@@ -34,88 +44,6 @@ Architecture = Literal[
 #: What it weighs: every token of the vocabulary, or the tokens of the text themselves.
 Head = Literal["vocabulary", "own"]
 Read = tuple[dict[str, Any], Layers]  #: the fields of `config.json`, completed, and what they say
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What a checkpoint of one architecture and config consists of."""
-
-    architecture: Architecture
-    config: dict[str, Any]  #: complete: every field that computing the model needs
-    layers: Layers
-    has_bias: bool  #: whether there is an output bias
-    older: Older  #: what a checkpoint of others may differ in
-
-    @property
-    def embedding(self) -> str:
-        """The name of the matrix [vocabulary, size] of the input, and of the output where both are tied."""
-        return self.layers.words
-
-    @property
-    def decoder(self) -> str | None:
-        """The name of the output matrix where it is one of its own; None where only own tokens are weighed."""
-        return None if self.layers.own_weight else self.layers.decoders[0]
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        """Names of the output bias [vocabulary]; transformers keeps some twice, the last one counts."""
-        return self.layers.decoder_biases[::-1] if self.has_bias else ()
-
-    @property
-    def vocabulary_size(self) -> int:
-        return int(self.config["vocab_size"])
-
-    @property
-    def positions(self) -> int:
-        """Tokens of the longest text."""
-        return int(self.config["max_position_embeddings"]) - self.layers.first_position
-
-    @property
-    def pad_is_position(self) -> bool:
-        """Whether positions are counted from `pad_token_id` on, so that it stays as it is."""
-        return self.layers.first_position > 0
-
-
-def layout_of_config(config: Mapping[str, Any], head: Head = "vocabulary") -> Layout:
-    """The layout of a checkpoint that others made, by its `config.json`, and by the head that its files show.
-
-    :raises FieldError: if it is of an architecture that is not served, or a field is wrong.
-    """
-    kind = config.get("model_type")
-    served = {
-        kind: name
-        for name, row in ARCHITECTURES.items()
-        if row.head == head and not row.own_code
-        for kind in (row.model_type, *row.older.model_types)
-    }
-    name = served.get(kind) if isinstance(kind, str) else None
-    if name is None:
-        raise FieldError(
-            f"config.json has model_type {str(kind)[:80]!r}, served are {', '.join(sorted(served))}: use one of those"
-        )
-    return layout(name, Fields(config))
-
-
-def layout(architecture: Architecture, fields: Fields) -> Layout:
-    """:raises FieldError: if a field of the config is wrong."""
-    row = ARCHITECTURES[architecture]
-    fields.choice("position_embedding_type", row.position_type, (row.position_type,))
-    config, layers = row.read(fields)
-    made = Layout(
-        architecture=architecture,
-        config={"model_type": row.model_type, **config},
-        layers=layers,
-        older=row.older,
-        has_bias=row.head == "vocabulary" and fields.flag("decoder_bias", True),
-    )
-    for size, heads in (("hidden_size", "num_attention_heads"), ("dim", "n_heads")):
-        if size in made.config and made.config[size] % made.config[heads]:
-            raise FieldError(
-                f"config.json has {size} {made.config[size]}, no multiple of {heads} {made.config[heads]}: repair it"
-            )
-    if made.positions < 3:
-        raise FieldError(f"config.json leaves {made.positions} positions for a text: repair max_position_embeddings")
-    return made
 
 
 def _bert_config(fields: Fields, pad: int = 0, vocabulary: int = 30_522, types: int | None = 2) -> dict[str, Any]:
@@ -249,6 +177,56 @@ def _gte(fields: Fields) -> Read:
     )
 
 
+def _deberta_v2(fields: Fields) -> Read:
+    """DeBERTa v2 and v3 (He et al. 2021, arXiv:2006.03654 and 2111.09543), without the convolution that some have."""
+    config = _bert_config(fields, 0, 128_100, 0)
+    del config["position_embedding_type"]
+    size, longest = config["hidden_size"], config["max_position_embeddings"]
+    config["layer_norm_eps"] = fields.number("layer_norm_eps", 1e-7)
+    for name, only in (("conv_kernel_size", 0), ("embedding_size", size)):
+        fields.exactly(name, only)
+    fields.exactly("attention_head_size", size // config["num_attention_heads"])
+    kinds = fields.kinds("pos_att_type", ("c2p", "p2c"))
+    if not kinds or not fields.flag("relative_attention", False):
+        raise FieldError(
+            "config.json has no relative_attention, or no pos_att_type for it, and this software computes DeBERTa with "
+            "both: use a checkpoint of that kind"
+        )
+    buckets, reach = (fields.of_any("position_buckets", -1), fields.of_any("max_relative_positions", -1))
+    config |= {
+        "relative_attention": True,
+        "pos_att_type": kinds,
+        "position_buckets": buckets,
+        "max_relative_positions": reach,
+        "norm_rel_ebd": fields.choice("norm_rel_ebd", "none", ("none", "layer_norm")),
+        "share_att_key": fields.flag("share_att_key", False),
+        "position_biased_input": fields.flag("position_biased_input", True),
+        "legacy": True,  # the head that `older` makes of the other one
+    }
+    key, query = "attention.self.key_proj", "attention.self.query_proj"
+    shared = config["share_att_key"]
+    return config, BertShape(
+        **{**_bert_sizes(config), "positions": longest if config["position_biased_input"] else 0},
+        embeddings="deberta.embeddings",
+        layer="deberta.encoder.layer",
+        query=query,
+        key=key,
+        value="attention.self.value_proj",
+        disentangled=Disentangled(
+            embeddings="deberta.encoder.rel_embeddings",
+            norm="deberta.encoder.LayerNorm" if config["norm_rel_ebd"] == "layer_norm" else None,
+            key=(key if shared else "attention.self.pos_key_proj") if "c2p" in kinds else None,
+            query=(query if shared else "attention.self.pos_query_proj") if "p2c" in kinds else None,
+            shared=shared,
+            buckets=max(buckets, 0),
+            reach=reach if reach > 0 else longest,
+            positions=longest,
+        ),
+        head_activation=config["hidden_act"],
+        decoders=("cls.predictions.decoder.weight", "deberta.embeddings.word_embeddings.weight"),
+    )
+
+
 def _electra(fields: Fields) -> Read:
     config = _bert_config(fields) | {
         "hidden_size": fields.size("hidden_size", 256),
@@ -373,6 +351,7 @@ class Row:
 ARCHITECTURES: Mapping[Architecture, Row] = {
     "BertForMaskedLM": Row("bert", _bert),
     "CamembertForMaskedLM": Row("camembert", lambda fields: _roberta(fields, 30_522)),
+    "DebertaV2ForMaskedLM": Row("deberta-v2", _deberta_v2, older=older.DEBERTA_V2),
     "DistilBertForMaskedLM": Row("distilbert", _distilbert),
     "ElectraForMaskedLM": Row("electra", _electra),
     "GteForMaskedLM": Row(

@@ -7,7 +7,6 @@ the manifest does not name.
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import hashlib
 import json
@@ -18,20 +17,24 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
+from sparse_encoder import typed_json
 from sparse_encoder.architectures import Architecture
+from sparse_encoder.disk import fsync
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 GOLDEN = "golden.jsonl"
 TOKENIZER = "tokenizer.json"
 TOKEN_IDS = "token_ids.json"
-REQUIRED_FILES = frozenset({"README.md", "config.json", GOLDEN, TOKENIZER})
 WEIGHTS_SUFFIX = ".safetensors"
+CONFIG = "config.json"
+REQUIRED_FILES = frozenset({"README.md", CONFIG, GOLDEN, TOKENIZER})
+QUERY_PREFIX = "query."  #: of the names of config.json and weights of an encoder for queries
 
 InputType = Literal["document", "query"]
 #: Of each logit: log(1 + relu(x)), log(1 + log(1 + relu(x))), or relu(x).
@@ -44,6 +47,8 @@ CLOSED_BIAS = -1e4
 
 # No separator and no leading dot: such a name stays in its directory. A model version also travels in an HTTP header.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+T = TypeVar("T")
 
 
 class ArtifactError(Exception):
@@ -72,6 +77,15 @@ class FileRecord:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryEncoder:
+    """An encoder that queries have for themselves. Tokenizer and vocabulary are those of the documents' encoder."""
+
+    architecture: Architecture
+    activation: Activation
+    pooling: Pooling = "max"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What the publisher says about the model.
@@ -90,6 +104,7 @@ class Description:
     prompt_document: str = ""  #: stands before each text; a blank one stays blank
     prompt_query: str = ""
     max_active_tokens: int = 0  #: kept of a vector unless somebody asks for another number; 0: all
+    query_encoder: QueryEncoder | None = None  #: None: one encoder for both
     golden_tolerance: float  #: the largest absolute difference of a weight from golden.jsonl
     evaluation: Mapping[str, Any]  #: figures, as any JSON object
     training: TrainingOrigin
@@ -131,11 +146,14 @@ class Manifest(Description):
                 raise ArtifactError(
                     f"{MANIFEST} names {name!r}, which is no plain file name: do not trust this artifact"
                 )
-        missing = REQUIRED_FILES - self.files.keys()
+        prefixes = ("", QUERY_PREFIX) if self.query_encoder else ("",)
+        missing = REQUIRED_FILES.union(prefix + CONFIG for prefix in prefixes) - self.files.keys()
         if missing:
             raise ArtifactError(f"an artifact needs {', '.join(sorted(missing))}: add the files and publish again")
-        if not self.weight_files:
-            raise ArtifactError(f"an artifact needs weights in a *{WEIGHTS_SUFFIX} file: add them and publish again")
+        for prefix in prefixes:
+            if not any(is_weights(name, prefix) for name in self.files):
+                what = f"weights in a {prefix}*{WEIGHTS_SUFFIX} file"
+                raise ArtifactError(f"an artifact needs {what}: add them and publish again")
         if self.tokenizer_sha256 != self.files[TOKENIZER].sha256:
             raise ArtifactError(f"tokenizer_sha256 is not the hash of {TOKENIZER}: publish the model again")
 
@@ -171,15 +189,14 @@ class Manifest(Description):
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """:raises ArtifactError: if `text` is no manifest of the format this code reads; names the wrong field."""
-        document = _parse_json(text, MANIFEST)
+        document = _parse(text, MANIFEST)
         version = document.get("format_version") if isinstance(document, dict) else None
         if version != FORMAT_VERSION:
             raise ArtifactError(
                 f"{MANIFEST} has format_version {version!r}, this software reads {FORMAT_VERSION}: "
                 "publish the model again, or use the software that wrote it"
             )
-        manifest: Manifest = _build(cls, document, MANIFEST)
-        return manifest
+        return _build(cls, document, MANIFEST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +217,34 @@ class GoldenVector:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A directory that `read_artifact` found complete and unchanged."""
+    """A directory that `read_artifact` found complete and unchanged, or one of the two encoders in it."""
 
     path: Path
     manifest: Manifest
+    prefix: str = ""  #: of the names of `config.json` and weights
+
+    @property
+    def config(self) -> Path:
+        return self.path / f"{self.prefix}{CONFIG}"
+
+    def part(self, input_type: InputType) -> Artifact:
+        """What encodes texts of this type: itself, or one of its two encoders as if it were alone."""
+        manifest, queries = self.manifest, self.manifest.query_encoder
+        if queries is None:
+            return self
+        length = manifest.max_length_query if input_type == "query" else manifest.max_length_document
+        alone = replace(manifest, query_encoder=None, max_length_document=length, max_length_query=length)
+        if input_type == "document":
+            return replace(self, manifest=alone)
+        fields: dict[str, Any] = dataclasses.asdict(queries)
+        return replace(self, manifest=replace(alone, **fields), prefix=QUERY_PREFIX)
 
     def golden(self) -> Iterator[GoldenVector]:
         """:raises ArtifactError: at a line that holds no golden vector."""
         with (self.path / GOLDEN).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 where = f"{GOLDEN} line {number}"
-                vector: GoldenVector = _build(GoldenVector, _parse_json(line, where), where)
+                vector = _build(GoldenVector, _parse(line, where), where)
                 size = self.manifest.vocabulary_size
                 if wrong := [token_id for token_id in vector.ids if not 0 <= token_id < size]:
                     raise ArtifactError(
@@ -218,6 +252,11 @@ class Artifact:
                         "again"
                     )
                 yield vector
+
+
+def is_weights(name: str, prefix: str) -> bool:
+    """Whether a file called `name` holds weights of the encoder whose files have the `prefix`, or of documents."""
+    return name.endswith(WEIGHTS_SUFFIX) and name.startswith(QUERY_PREFIX) == bool(prefix)
 
 
 def write_golden(path: Path, vectors: Iterable[GoldenVector]) -> None:
@@ -347,49 +386,15 @@ def _plain_files(directory: Path) -> list[os.DirEntry[str]]:
     return entries
 
 
-def fsync(path: Path) -> None:
-    """Waits until the file or the entries of the directory at `path` are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _parse(text: str, where: str) -> Any:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _parse_json(text: str, where: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return typed_json.parse(text)
+    except ValueError as error:
         raise ArtifactError(f"{where} is no JSON ({error}): copy the artifact or publish the model again") from error
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value`, decoded from JSON, as `kind`: a dataclass, tuple[X, ...], Mapping[str, X], Literal or scalar.
-
-    :raises ArtifactError: if it does not fit; names the place.
-    """
-    origin, arguments = get_origin(kind), get_args(kind)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        types = get_type_hints(kind)
-        defaults = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
-        if not types.keys() - defaults <= value.keys() <= types.keys():
-            raise ArtifactError(
-                f"{where} lacks the fields {sorted(types.keys() - defaults - value.keys())} and has the unknown fields "
-                f"{sorted(value.keys() - types.keys())}: publish the model again"
-            )
-        return kind(**{name: _build(types[name], item, f"{where}: {name}") for name, item in value.items()})
-    if origin is tuple and isinstance(value, list):
-        return tuple(_build(arguments[0], item, where) for item in value)
-    if origin is collections.abc.Mapping and isinstance(value, dict):
-        return {name: _build(arguments[1], item, f"{where}: {name}") for name, item in value.items()}
-    if origin is Literal and value in arguments:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is Any or type(value) is kind:
-        return value
-    expected = " or ".join(map(repr, arguments)) if origin is Literal else getattr(kind, "__name__", kind)
-    raise ArtifactError(f"{where} must be {expected}, got {str(value)[:80]!r}: publish the model again")
+def _build(kind: type[T], document: Any, where: str) -> T:
+    try:
+        return typed_json.build(kind, document, where)
+    except typed_json.TypedJsonError as error:
+        raise ArtifactError(f"{error}: publish the model again") from error

@@ -58,6 +58,21 @@ class Fields:
     def has(self, name: str) -> bool:
         return self._fields.get(name) is not None
 
+    def of_any(self, name: str, default: int) -> int:
+        """A number that may be below zero."""
+        return int(self._get(name, default, lambda value: type(value) is int and abs(value) <= MOST, "a number"))
+
+    def kinds(self, name: str, known: tuple[str, ...]) -> list[str]:
+        """Some of `known`, from a list or from a text with bars between them."""
+        value = self._fields.get(name)
+        given = value.lower().replace(" ", "").split("|") if isinstance(value, str) else self.items(name)
+        if not all(kind in known for kind in given):
+            raise FieldError(
+                f"config.json has {name} {str(value)[:80]!r}, this software computes {', '.join(known)}: use a "
+                "checkpoint of that kind, or repair the file"
+            )
+        return given
+
     def items(self, name: str) -> list[Any]:
         return list(self._get(name, [], lambda value: isinstance(value, list), "a list"))
 

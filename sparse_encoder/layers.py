@@ -32,6 +32,34 @@ class Rotation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Disentangled:
+    """Attention with scores between words and distances (DeBERTa): `key` of distances by the query of a word, `query`
+    of distances by the key of a word; None where there is none."""
+
+    embeddings: str  #: of distances, [2 span, hidden]
+    norm: str | None  #: of these
+    key: str | None  #: in each layer
+    query: str | None
+    shared: bool  #: whether `key` and `query` are those of words
+    buckets: int  #: far distances share one by their logarithm; 0: none does
+    reach: int  #: the longest distance that differs from longer ones
+    positions: int  #: of the longest text
+
+    @property
+    def span(self) -> int:
+        return self.buckets or self.reach
+
+    @property
+    def scores(self) -> int:
+        """That are added up, those between words included."""
+        return 1 + sum(part is not None for part in (self.key, self.query))
+
+    def shapes(self, size: int) -> WeightShapes:
+        shapes: WeightShapes = {f"{self.embeddings}.weight": (2 * self.span, size)}
+        return shapes | (_norm(self.norm, size) if self.norm else {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BertShape:
     """Layers as BERT has them: their sizes and the names of their weights."""
 
@@ -57,6 +85,7 @@ class BertShape:
     narrow: str = "output.dense"
     narrow_norm: str = "output.LayerNorm"
     rotation: Rotation | None = None  #: of queries and keys
+    disentangled: Disentangled | None = None
     relative_bias: str | None = None  #: of attention, by the bucket of a distance; one table for all layers
     project: str | None = None  #: from the size of the embeddings to that of the layers
     head_dense: str = "cls.predictions.transform.dense"
@@ -81,6 +110,10 @@ class BertShape:
             shapes[f"{prefix}.position_embeddings.weight"] = (self.positions, embedding)
         if self.relative_bias:
             shapes[f"{self.relative_bias}.weight"] = (RELATIVE_BUCKETS, self.heads)
+        of_distances: list[str | None] = []
+        if apart := self.disentangled:
+            shapes |= apart.shapes(size)
+            of_distances = [] if apart.shared else [apart.key, apart.query]
         if self.token_types:
             shapes[f"{prefix}.token_type_embeddings.weight"] = (self.token_types, embedding)
         shapes |= _norm(f"{prefix}.LayerNorm", embedding)
@@ -88,7 +121,7 @@ class BertShape:
             shapes |= _linear(self.project, size, embedding)
         for number in range(self.layers):
             layer = f"{self.layer}.{number}"
-            for part in (self.query, self.key, self.value, self.attended):
+            for part in filter(None, (self.query, self.key, self.value, self.attended, *of_distances)):
                 shapes |= _linear(f"{layer}.{part}", size, size)
             shapes |= _norm(f"{layer}.{self.attended_norm}", size)
             for wide in filter(None, (self.wide, self.gate)):

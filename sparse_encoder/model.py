@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.activations import ACT2FN
 
-from sparse_encoder.architectures import ARCHITECTURES, Architecture, layout
+from sparse_encoder.architectures import ARCHITECTURES, Architecture
 from sparse_encoder.fields import Fields
+from sparse_encoder.layouts import layout
 from sparse_encoder.modeling_lexical_bert import LexicalBertConfig, LexicalBertForMaskedLM, OwnWords, put_own_words
 
 _TILE_TOKENS = 160  #: positions whose logits exist at a time; 160 x 24,000 in bf16 stay near the cache

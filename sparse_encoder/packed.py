@@ -70,6 +70,8 @@ def pack(artifact: Path, out: Path, max_file_bytes: int = 44_000_000) -> Path:
     :raises ArtifactError: if `artifact` is not valid or a file cannot be made small enough.
     """
     manifest = read_artifact(artifact).manifest
+    if manifest.query_encoder:
+        raise ArtifactError(f"{artifact} holds two encoders, which cannot be packed: serve it as it is")
     with new_directory(out) as directory:
         for name in (*manifest.files, MANIFEST):
             if name in manifest.weight_files:

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from sparse_encoder.artifact import MANIFEST, ArtifactExistsError, fsync, new_directory, read_artifact
+from sparse_encoder.artifact import MANIFEST, ArtifactExistsError, new_directory, read_artifact
+from sparse_encoder.disk import fsync
 
 _UPDATE_ATTEMPTS = 50
 #: For a server that does not answer; the default waits for five minutes.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from sparse_encoder.artifact import is_weights
 from sparse_encoder.packed import INT8, SCALE, dequantise
 
 Blocks = tuple[NDArray[np.int8], NDArray[np.float32]]
@@ -23,8 +24,9 @@ class WeightsError(Exception):
 class Weights(Mapping[str, NDArray[np.float32]]):
     """By the names that transformers gives them. Close it, or use it in a `with` block: it holds its files open."""
 
-    def __init__(self, directory: Path) -> None:
-        """Opens the `*.safetensors` files of `directory`, an artifact or a packed one.
+    def __init__(self, directory: Path, prefix: str = "") -> None:
+        """Opens the `*.safetensors` files of `directory`, an artifact or a packed one; of two encoders in it the one
+        whose files have the `prefix`.
 
         :raises WeightsError: if there is none, or one cannot be read.
         """
@@ -32,13 +34,15 @@ class Weights(Mapping[str, NDArray[np.float32]]):
         self._holder: dict[str, Any] = {}
         try:
             for path in sorted(directory.glob("*.safetensors")):
+                if not is_weights(path.name, prefix):
+                    continue
                 file = self._stack.enter_context(safe_open(path, framework="numpy"))
                 self._holder.update(dict.fromkeys(file.keys(), file))
         except (OSError, SafetensorError) as error:
             self.close()
             raise WeightsError(f"{path} cannot be read ({error}): copy the checkpoint again") from error
         if not self._holder:
-            raise WeightsError(f"{directory} has no *.safetensors: give the path of a complete checkpoint")
+            raise WeightsError(f"{directory} has no {prefix}*.safetensors: give the path of a complete checkpoint")
         self._names = list(dict.fromkeys(name.removesuffix(INT8).removesuffix(SCALE) for name in self._holder))
 
     def __enter__(self) -> Weights:

@@ -40,6 +40,8 @@ def _group(item: pytest.Item) -> str:
     assert isinstance(item, pytest.Function)
     if "live" in item.fixturenames:
         return f"opensearch {item.callspec.params['live']}"
+    if "secured" in item.fixturenames:
+        return "opensearch secured"
     if item.path.parent.name == "training" and "run" in item.fixturenames:
         return "trained"
     return item.path.stem.removeprefix("test_")

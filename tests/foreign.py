@@ -37,6 +37,7 @@ OF_ROBERTA = {
     "unk_token": "<unk>",
     "mask_token": "<mask>",
 }
+XLM_R_TOKENS = 250_002
 TEXTS = ["손해배상", "당뇨병 치료 방법", SENTENCES[1], "OpenSearch cluster 설정", " ".join(SENTENCES)]
 
 configs: Any = transformers  # whose configs are typed too narrowly for the sizes in a dict
@@ -94,6 +95,15 @@ def unigram() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
             vocab_size=400, special_tokens=list(OF_ROBERTA.values()), unk_token="<unk>", show_progress=False
         ),
     )
+
+
+def unigram_of_xlm_r() -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+    """As many tokens as XLM-RoBERTa has; most of them stand in no text."""
+    backend, names = unigram()
+    document = json.loads(backend.to_str())
+    vocabulary = document["model"]["vocab"]
+    vocabulary += [[f"▁남는{number}", -30.0] for number in range(XLM_R_TOKENS - len(vocabulary))]
+    return tokenizers.Tokenizer.from_str(json.dumps(document)), names
 
 
 def _of_roberta(backend: tokenizers.Tokenizer, trainer: Any) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
@@ -201,6 +211,20 @@ def xlm_roberta(target: Path) -> Path:
     return save(build(configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
 
 
+def xlm_roberta_of_all_tokens(target: Path) -> Path:
+    """The vocabulary of XLM-RoBERTa, of which some words come up, and small layers."""
+    tokenizer = unigram_of_xlm_r()
+    model = build(configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **{**ENCODER, "max_position_embeddings": 514}))
+    save(model, tokenizer, target)
+    fast = transformers.AutoTokenizer.from_pretrained(target)
+    with torch.no_grad():
+        inputs = fast(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        highest = model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).logits.amax(1)
+        model.get_output_embeddings().bias.sub_(float(np.quantile(highest.numpy(), 1 - 200 / XLM_R_TOKENS)))
+    model.save_pretrained(target)
+    return target
+
+
 def camembert(target: Path) -> Path:
     tokenizer = unigram()
     return save(build(configs.CamembertConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
@@ -215,6 +239,27 @@ def electra(target: Path) -> Path:
 def mpnet(target: Path) -> Path:
     tokenizer = wordpiece()
     return save(build(configs.MPNetConfig(vocab_size=_size(tokenizer), **ENCODER)), tokenizer, target)
+
+
+def deberta_v2(target: Path, **options: Any) -> Path:
+    """As v3 has it."""
+    tokenizer = wordpiece()
+    config = configs.DebertaV2Config(
+        vocab_size=_size(tokenizer),
+        relative_attention=True,
+        pos_att_type="p2c|c2p",
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        **{**ENCODER, **options},
+    )
+    return save(build(config), tokenizer, target)
+
+
+def deberta_v2_new_head(target: Path) -> Path:
+    """With the head of the authors' own code."""
+    return deberta_v2(target, legacy=False)
 
 
 def gte(target: Path) -> Path:
@@ -410,10 +455,15 @@ def torch_files(target: Path) -> Path:
     return target
 
 
-def bge_m3(target: Path) -> Path:
+def bge_m3_of_all_tokens(target: Path) -> Path:
+    """With the vocabulary and the positions that it has, and small layers."""
+    return bge_m3(target, unigram_of_xlm_r(), max_position_embeddings=8194)
+
+
+def bge_m3(target: Path, tokenizer: tuple[tokenizers.Tokenizer, dict[str, str]] | None = None, **options: Any) -> Path:
     """An encoder with heads beside it, each in a file of torch, as BAAI publishes it."""
-    tokenizer = unigram()
-    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **ENCODER)
+    tokenizer = tokenizer or unigram()
+    config = configs.XLMRobertaConfig(vocab_size=_size(tokenizer), **{**ENCODER, **options})
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         model = transformers.XLMRobertaModel(config)
@@ -533,6 +583,48 @@ def routed_from_root(target: Path) -> Path:
     return target
 
 
+def small(target: Path, seed: int = 11) -> Path:
+    """An encoder for queries: other sizes and positions, the same vocabulary."""
+    tokenizer = wordpiece()
+    sizes = {**ENCODER, "hidden_size": 16, "num_hidden_layers": 1, "max_position_embeddings": 40}
+    return save(build(configs.BertConfig(vocab_size=_size(tokenizer), **sizes), seed=seed), tokenizer, target)
+
+
+def small_of_another_seed(target: Path) -> Path:
+    return small(target, seed=12)
+
+
+def routed_pair(target: Path) -> Path:
+    """An encoder for each side, which differ in all that may differ."""
+    documents = modules.Transformer(
+        str(distilbert(target.with_name(f"{target.name}.documents"))), transformer_task="fill-mask"
+    )
+    queries = modules.Transformer(
+        str(small(target.with_name(f"{target.name}.queries"))),
+        transformer_task="fill-mask",
+        processor_kwargs={"model_max_length": 24},
+    )
+    router = modules.Router.for_query_document(
+        [queries, modules.SpladePooling("sum", "log1p_relu")], [documents, modules.SpladePooling("max")]
+    )
+    encoder = sentence_transformers.sparse_encoder.SparseEncoder(
+        modules=[router], prompts={"query": "질의: ", "document": "문서: "}
+    )
+    encoder.save_pretrained(str(target))
+    return target
+
+
+def routed_pair_then_pooled(target: Path) -> Path:
+    """The pooling stands behind the router, once for both."""
+    documents, queries = (
+        modules.Transformer(str(make(target.with_name(f"{target.name}.{make.__name__}"))), transformer_task="fill-mask")
+        for make in (bert, small)
+    )
+    router = modules.Router.for_query_document([queries], [documents])
+    _save_modules([router, modules.SpladePooling("max")], target)
+    return target
+
+
 def with_idf(target: Path) -> Path:
     bert(target)
     (target / "idf.json").write_text(json.dumps(_weight_table(), ensure_ascii=False), encoding="utf-8")
@@ -569,6 +661,8 @@ MASKED_LM: Mapping[str, Callable[[Path], Path]] = {
         xlm_roberta,
         camembert,
         electra,
+        deberta_v2,
+        deberta_v2_new_head,
         mpnet,
         gte,
         modernbert,
@@ -597,6 +691,8 @@ SENTENCE_TRANSFORMERS: Mapping[str, Callable[[Path], Path]] = {
         routed_from_root,
     )
 }
+#: Of two encoders, one for queries.
+PAIRS: Mapping[str, Callable[[Path], Path]] = {make.__name__: make for make in (routed_pair, routed_pair_then_pooled)}
 #: Whose queries have fixed weights.
 INFERENCE_FREE: Mapping[str, Callable[[Path], Path]] = {
     make.__name__: make for make in (routed, routed_from_root, with_idf, with_weight_lines)

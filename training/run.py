@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sparse_encoder.artifact import fsync
+from sparse_encoder.disk import fsync
 from training.config import Config, RunError
 from training.data import TrainingData, load_training_data
 from training.distributed import processes

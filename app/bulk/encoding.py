@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.select import build_encoder
 from app.engine.budget import Budget, measure
 from app.models.conversion import open_model
-from app.models.loaded import LoadedModel, check_golden, load_model
+from app.models.loaded import LoadedModel, check_golden, default_cache_dir, load_model
 from sparse_encoder.artifact import Artifact, InputType
 from sparse_encoder.batching import by_length
 from sparse_encoder.checkpoint.source import Choices
@@ -39,7 +39,7 @@ class ModelChoice:
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = 0  #: of a CPU, 0 for all
-    cache_dir: Path
+    cache_dir: Path = field(default_factory=default_cache_dir)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,8 @@ class BulkEncoder:
     def _batch(self, ids: Sequence[Sequence[int]]) -> list[SparseVector | None]:
         """A batch that fails is halved, so that a text that cannot be encoded fails alone."""
         try:
-            return list(self._model.encoder.encode(TokenBatch.pad(ids, self._model.tokenizer.pad_id)))
+            encoder = self._model.encoder_of(self._choice.input_type)
+            return list(encoder.encode(TokenBatch.pad(ids, self._model.tokenizer.pad_id)))
         except Exception:
             if len(ids) == 1:
                 return [None]

@@ -1,39 +1,35 @@
-"""What a run is: which rows there are, and in which directory it is kept."""
+"""What a run is: which rows there are, and what shall become of them. It is kept in the directory of the run."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from app.bulk.rows import Document, Row, opened, read_rows, to_document
-from app.bulk.sinks import common_type, type_of, whole_file
+from app.bulk.files import LOCK, RunError, RunFiles
+from app.bulk.patience import Say
+from app.bulk.rows import Document, Row, to_document
+from app.bulk.sinks import common_type, type_of
+from app.bulk.sources import Source
 
-Say = Callable[[str], None]
-MANIFEST, LOCK = "run.json", "run.lock"
-
-
-class RunError(Exception):
-    """The run cannot begin or go on. The message says why, and what to do."""
+MANIFEST = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file as it was when the run began."""
+    """A source as it was when the run began."""
 
     path: str
-    bytes: int
-    sha256: str
+    fingerprint: str
     rows: int
+    ends: Sequence[int]  #: the number of the last row of each part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,102 +59,79 @@ class Manifest:
     wanted: Wanted
     inputs: Sequence[Input]
     columns: Mapping[str, str]  #: and the type of each
-    doubled: Mapping[str, Sequence[int]]  #: rows whose id an earlier row has, by the place of the file
+    doubled: Mapping[str, Sequence[int]]  #: rows whose id an earlier row has, by the place of the source
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """:raises RunError: if another process has the run."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with (directory / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"another process works on {directory}: wait for it, or end it") from error
-            yield
-    except OSError as error:
-        raise RunError(f"{directory} cannot be used ({error}): give a directory that can be written") from error
+def version_of_run(files: RunFiles) -> str | None:
+    """Of the model that the run in `files` began with; None if there is none."""
+    known = files.read_json(MANIFEST)
+    return str(known["wanted"]["version"]) if known else None
 
 
-def version_of_run(directory: Path) -> str | None:
-    """Of the model that the run in `directory` began with; None if there is none."""
-    file = directory / MANIFEST
-    return str(json.loads(file.read_text(encoding="utf-8"))["wanted"]["version"]) if file.is_file() else None
-
-
-def prepare(directory: Path, wanted: Wanted, inputs: Sequence[str], say: Say) -> Manifest:
-    """The manifest of the run in `directory`: made now by reading every row once, or the one that it began with.
+def prepare(files: RunFiles, wanted: Wanted, sources: Sequence[Source], say: Say) -> Manifest:
+    """The manifest of the run in `files`: made now by reading every row once, or the one that it began with.
 
     :raises RunError: if the directory holds something else, or another run.
     :raises InputError: if an input cannot be read.
     """
-    file = directory / MANIFEST
-    if not file.exists():
-        if others := [path.name for path in directory.iterdir() if path.name != LOCK]:
-            raise RunError(f"{directory} holds {others[0]} and is no run: give an empty or a new directory")
-        manifest = _scan(wanted, inputs, say)
-        with whole_file(file) as path:
-            path.write_text(json.dumps(asdict(manifest), ensure_ascii=False, indent=1), encoding="utf-8")
+    known = files.read_json(MANIFEST)
+    if known is None:
+        if others := [name for name in files.names() if name != LOCK]:
+            raise RunError(f"{files.url} holds {others[0]} and is no run: give an empty or a new directory")
+        manifest = _scan(wanted, sources, say)
+        files.write_json(MANIFEST, asdict(manifest))
         return manifest
-    known = json.loads(file.read_text(encoding="utf-8"))
-    _refuse_another(directory, known, wanted, inputs)
-    return Manifest(
-        Wanted(**known["wanted"]), [Input(**one) for one in known["inputs"]], known["columns"], known["doubled"]
-    )
+    _refuse_another(files, known, wanted, sources)
+    files.clear()
+    inputs = [Input(**one) for one in known["inputs"]]
+    return Manifest(Wanted(**known["wanted"]), inputs, known["columns"], known["doubled"])
 
 
-def _refuse_another(directory: Path, known: Mapping[str, Any], wanted: Wanted, inputs: Sequence[str]) -> None:
+def _refuse_another(files: RunFiles, known: Mapping[str, Any], wanted: Wanted, sources: Sequence[Source]) -> None:
     now = json.loads(json.dumps(asdict(wanted)))
     differing = [
         f"{name} was {value!r} and is {now[name]!r}" for name, value in known["wanted"].items() if value != now[name]
     ]
-    paths = [one["path"] for one in known["inputs"]]
-    if paths != list(inputs):
-        differing.append(f"the inputs were {', '.join(paths)} and are {', '.join(inputs)}")
+    had, has = ([one["path"] for one in known["inputs"]], [one.path for one in sources])
+    if had != has:
+        differing.append(f"the inputs were {', '.join(had)} and are {', '.join(has)}")
     else:
-        for one in known["inputs"]:
-            if (one["bytes"], one["sha256"]) != _print(one["path"]):
-                differing.append(f"{one['path']} has changed")
+        for one, source in zip(known["inputs"], sources, strict=True):
+            if one["fingerprint"] != source.fingerprint():
+                differing.append(f"{source.path} has changed")
     if differing:
         raise RunError(
-            f"{directory} belongs to another run ({'; '.join(differing)}): give a new directory, or what it began with"
+            f"{files.url} belongs to another run ({'; '.join(differing)}): give a new directory, or what it began with"
         )
 
 
-def _print(path: str) -> tuple[int, str]:
-    with opened(path, unpack=False) as file:
-        digest, size = hashlib.sha256(), 0
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-        return size, digest.hexdigest()
-
-
-def _scan(wanted: Wanted, inputs: Sequence[str], say: Say) -> Manifest:
+def _scan(wanted: Wanted, sources: Sequence[Source], say: Say) -> Manifest:
     """Reads everything once: how many rows there are, of what types, and which ids come twice."""
     found: list[Input] = []
     columns: dict[str, str | None] = {}
     ids = Ids()
     left = wanted.limit
     with tqdm(desc="rows", unit="row", disable=None) as bar:
-        for place, path in enumerate(inputs):
+        for place, source in enumerate(sources):
             rows = 0
-            with closing(read_rows(path, wanted.encoding)) as every:
+            ends: list[int] = []
+            with closing(source.rows()) as every:
                 for row in islice(every, left):
+                    if rows % wanted.part_rows == 0:
+                        ends.append(0)
                     rows += 1
+                    ends[-1] = row.number
                     bar.update()
                     if isinstance(row, Row):
                         _note_types(columns, row)
-                    document = to_document(row, wanted.texts, wanted.id_column, prefix_of(path, place))
+                    document = to_document(row, wanted.texts, wanted.id_column, prefix_of(source, place))
                     if isinstance(document, Document):
                         ids.add(document.id, place, row.number)
             left = None if left is None else left - rows
-            size, digest = _print(path)
-            found.append(Input(path, size, digest, rows))
+            found.append(Input(source.path, source.fingerprint(), rows, ends))
     _refuse_unknown_columns(wanted, columns)
     total = sum(one.rows for one in found)
-    say(f"{total:,} rows in {len(found)} file{'s' if len(found) > 1 else ''}")
+    say(f"{total:,} rows in {', '.join(source.path for source in sources[:3])}{' ...' if len(sources) > 3 else ''}")
     return Manifest(wanted, found, {name: kind or "string" for name, kind in columns.items()}, ids.doubled())
 
 
@@ -176,9 +149,9 @@ def _refuse_unknown_columns(wanted: Wanted, columns: Mapping[str, object]) -> No
         raise RunError(f"no row has a column {', '.join(missing)}; there are {', '.join(map(str, columns))}")
 
 
-def prefix_of(path: str, place: int) -> str:
+def prefix_of(source: Source, place: int) -> str:
     """Of the ids of rows that have none."""
-    return f"{place}-{PurePosixPath(path).name.split('.')[0]}"
+    return f"{place}-{source.prefix}"
 
 
 class Ids:

@@ -36,11 +36,21 @@ class InputError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """What an index knows a document by."""
+
+    id: str
+    version: int
+    routing: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """A row as it came."""
 
-    number: int  #: in its file, from 1; a header is none
+    number: int  #: in its file, from 1; a header is none. In an index its sequence number and 1
     values: Mapping[str, Any]
+    key: Key | None = None  #: of a document of an index
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +70,7 @@ class Document:
     id: str
     texts: Mapping[str, str]  #: by field; those that are there
     others: Mapping[str, Any]  #: every column of the row
+    key: Key | None = None  #: with the id of the document that it is copied from
 
 
 def find_inputs(names: Sequence[str]) -> list[str]:
@@ -72,7 +83,7 @@ def find_inputs(names: Sequence[str]) -> list[str]:
         try:
             filesystem, path = fsspec.core.url_to_fs(name)
             if filesystem.isdir(path):
-                listed = [one for one in filesystem.find(path) if _kind_of(one)]
+                listed = [one for one in filesystem.find(path) if kind_of(one)]
             else:
                 listed = filesystem.glob(path) if any(sign in path for sign in "*?[") else [path]
                 listed = [one for one in listed if filesystem.isfile(one)]
@@ -80,7 +91,7 @@ def find_inputs(names: Sequence[str]) -> list[str]:
             raise InputError(f"{name} cannot be opened: {error}") from error
         if not listed:
             raise InputError(f"{name}: there is no such file, or none of {', '.join(KINDS)} in it")
-        unknown = [one for one in listed if not _kind_of(one)]
+        unknown = [one for one in listed if not kind_of(one)]
         if unknown:
             raise InputError(
                 f"{unknown[0]} is none of {', '.join(KINDS)} by its name (also .{' and .'.join(PACKED)}): rename it"
@@ -91,7 +102,8 @@ def find_inputs(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _kind_of(path: str) -> str | None:
+def kind_of(path: str) -> str | None:
+    """Of a file, by its name; None of one that cannot be read here."""
     parts = path.lower().rsplit("/", 1)[-1].split(".")
     if parts[-1] in PACKED:
         parts.pop()
@@ -121,7 +133,7 @@ def read_rows(path: str, encoding: str = "utf-8") -> Generator[Row | Bad, None, 
 
     :raises InputError: if it cannot be read to its end, is not in `encoding`, or is not what its name says.
     """
-    kind = _kind_of(path)
+    kind = kind_of(path)
     if kind == "parquet":
         yield from _parquet(path)
         return
@@ -244,7 +256,8 @@ def _parquet(path: str) -> Iterator[Row | Bad]:
 
 
 def to_document(row: Row | Bad, texts: Sequence[str], id_column: str | None, prefix: str) -> Document | Bad:
-    """What of `row` is encoded, or why nothing is. Without `id_column` its id is `prefix` and its number.
+    """What of `row` is encoded, or why nothing is. Without `id_column` its id is that of its index, or `prefix` and its
+    number.
 
     A field without a text is no fault as long as another one has some.
     """
@@ -266,7 +279,7 @@ def to_document(row: Row | Bad, texts: Sequence[str], id_column: str | None, pre
     if not found:
         return Bad(row.number, texts[0], "there is no text")
     if id_column is None:
-        return Document(row.number, f"{prefix}-{row.number}", found, row.values)
+        return Document(row.number, row.key.id if row.key else f"{prefix}-{row.number}", found, row.values, row.key)
     id_ = row.values.get(id_column)
     if isinstance(id_, bool) or not isinstance(id_, str | int) or id_ == "":
         return Bad(row.number, id_column, f"the id is {'missing' if id_ in (None, '') else repr(id_)[:80]}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ from sparse_encoder.vector import SMALLEST_WEIGHT, SparseVector
 
 #: What a user may ask for; auto is the fastest that costs no retrieval quality.
 Precision = Literal["auto", "f32", "bf16", "f16", "int8", "int8-static"]
+
+#: Columns of a large vocabulary that are looked at together: where their sum is zero, all of them are.
+BLOCK_OF_SUMS = 64
+#: Texts of more tokens take long, whatever the machine.
+LONG_TEXT = 512
 
 
 class EncoderError(Exception):
@@ -47,7 +52,7 @@ class TokenBatch:
 
 
 class Encoder(Protocol):
-    """Any thread may call it; calls run one after the other."""
+    """Any thread may call it; calls run one after the other, those of `encode` aside and others side by side."""
 
     @property
     def device(self) -> str:
@@ -67,12 +72,15 @@ class Encoder(Protocol):
     def give_back_memory(self) -> None:
         """Frees what only the largest batches so far needed. `encode` may be called meanwhile."""
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 
         Where `pooling` and `activation` of the manifest say so, a sum, a second log1p or none; where the head weighs
         own tokens, the maximum over the positions of each. The same text gives the same
         vector whatever it shares a batch with: within 1e-4 in f32, within the rounding of a lower precision.
+
+        `aside`: takes long, so that where the device allows it other calls run meanwhile instead of after it. So does a
+        batch with more than `LONG_TEXT` tokens a text, whatever is asked.
 
         :raises ValueError: if the model computes NaN or infinity.
         :raises OutOfMemory: if the batch is too large for the device; the encoder can be used again.
@@ -100,13 +108,51 @@ def sparse_rows(weights: NDArray[np.float32], ids: NDArray[np.int32]) -> list[Sp
     if not np.isfinite(weights).all():
         raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
     rows, columns = np.nonzero(weights >= SMALLEST_WEIGHT)
-    values = weights[rows, columns]
-    order = np.lexsort((columns, -values, rows))
-    heaviest_first, tokens = values[order], ids[columns[order]]
-    ends = np.searchsorted(rows, np.arange(1, len(weights)))
+    return _heaviest_first(rows, ids[columns], weights[rows, columns], len(weights))
+
+
+def sparse_blocks(weights: NDArray[Any], sums: NDArray[np.float32], ids: NDArray[np.int32]) -> list[SparseVector]:
+    """As `sparse_rows`, but reads no more of `weights` [B, n] than the blocks of `BLOCK_OF_SUMS` columns whose `sums`
+    [B, n // BLOCK_OF_SUMS] are positive, and the columns behind the last whole block.
+
+    `weights`: f32, or the 16 bits of bf16 in u16.
+
+    :raises ValueError: if a weight is NaN or infinite.
+    """
+    if not np.isfinite(sums).all():
+        raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
+    texts, blocks = np.nonzero(sums)
+    columns = blocks[:, None] * BLOCK_OF_SUMS + np.arange(BLOCK_OF_SUMS)
+    whole = sums.shape[1] * BLOCK_OF_SUMS
+    values = as_f32(weights[texts[:, None], columns])
+    rest = as_f32(weights[:, whole:])
+    if not np.isfinite(rest).all():
+        raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
+    at, within = np.nonzero(values >= SMALLEST_WEIGHT)
+    rows, behind = np.nonzero(rest >= SMALLEST_WEIGHT)
+    return _heaviest_first(
+        np.concatenate([texts[at], rows]),
+        ids[np.concatenate([columns[at, within], whole + behind])],
+        np.concatenate([values[at, within], rest[rows, behind]]),
+        len(weights),
+    )
+
+
+def as_f32(weights: NDArray[Any]) -> NDArray[np.float32]:
+    """numpy has no bf16; its 16 bits, in u16, are the upper ones of an f32."""
+    return (weights.astype(np.uint32) << 16).view(np.float32) if weights.dtype == np.uint16 else weights
+
+
+def _heaviest_first(
+    rows: NDArray[np.int64], tokens: NDArray[np.int32], weights: NDArray[np.float32], texts: int
+) -> list[SparseVector]:
+    """The vectors of so many `texts`; `rows`: of which of them each weight is."""
+    order = np.lexsort((tokens, -weights, rows))
+    tokens, weights = tokens[order], weights[order]
+    ends = np.searchsorted(rows[order], np.arange(1, texts))
     return [
         SparseVector(part_ids, part_weights)
-        for part_ids, part_weights in zip(np.split(tokens, ends), np.split(heaviest_first, ends), strict=True)
+        for part_ids, part_weights in zip(np.split(tokens, ends), np.split(weights, ends), strict=True)
     ]
 
 

@@ -14,10 +14,20 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from app.encoders.base import EncoderError, TokenBatch, own_rows, sparse_rows
+from app.encoders.base import (
+    BLOCK_OF_SUMS,
+    LONG_TEXT,
+    EncoderError,
+    TokenBatch,
+    as_f32,
+    own_rows,
+    sparse_blocks,
+    sparse_rows,
+)
 from app.encoders.explaining import Reason
 from app.encoders.graph.builder import Int8
-from app.encoders.graph.splade import Kind, build_graph, with_bf16_output
+from app.encoders.graph.splade import Kind, build_graph, with_bf16_output, with_sums
+from app.encoders.lazy import LazyRequest
 from app.encoders.openvino_reader import OpenVINOReader
 from app.encoders.static_int8 import static_int8_graph
 from sparse_encoder.architectures import ARCHITECTURES
@@ -42,6 +52,8 @@ KERNELS_KEPT = 16
 #: of 65 to 512 tokens take 5 to 15 % less in int8 and bf16, the padding included.
 STEP, LONG = 16, 256
 ROWS_EXACT = 16
+#: Of more words not even what the graph gives is read as a whole.
+LARGE_VOCABULARY = 65_536
 #: One text of at most so many tokens has a graph of its own.
 SHORT = 16
 #: Products in bf16 are slower where the positions of a batch are no multiple of this: by up to 15 %, or 40 % if their
@@ -74,16 +86,9 @@ class OpenVINOEncoder:
         self._own_tokens = ARCHITECTURES[manifest.architecture].head == "own"
         self._is_emitted = np.zeros(manifest.vocabulary_size, np.bool_)
         self._is_emitted[self._emitted_ids] = True
-        build = partial(_build, artifact, self._emitted_ids, "all" if precision == "int8" else "lossless")
-        if precision == "int8-static":
-            if cache_dir is None:
-                raise ValueError("int8-static needs a cache_dir")
-            graph = static_int8_graph(artifact, cache_dir, build)
-        else:
-            graph = build()
         bfloat16 = precision == "bf16" or (precision == "int8-static" and has_bfloat16())
-        if bfloat16:
-            graph = with_bf16_output(graph)
+        build = partial(_build, artifact, precision, self._emitted_ids, cache_dir, bfloat16)
+        graph = build(blocks=False)
         self._properties: dict[str, object] = {
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if precision == "int8" else 0,
@@ -94,7 +99,7 @@ class OpenVINOEncoder:
         if threads:
             self._properties["INFERENCE_NUM_THREADS"] = threads
         self._spare_graph: ov.Model | None = graph.clone()  # shares the weights
-        self._request = self._compile(graph)
+        self._request = _compiled(self._properties, graph)
         self._short_request: ov.InferRequest | None = None
         self._longest = max(manifest.max_length_document, manifest.max_length_query)  #: tokens that have a position
         self._size = 1 if bfloat16 else 2  #: of a number, in those of bf16
@@ -102,6 +107,8 @@ class OpenVINOEncoder:
         if bfloat16:
             self._filled = FILLED_BLOCKS if precision == "bf16" and _has_int8(graph) else FILLED
         self._lock = threading.Lock()
+        properties = self._properties  # a circle through `self` would keep the encoder in memory
+        self._long = LazyRequest(lambda: _compiled(properties, build(blocks=True)))
         self._reader = OpenVINOReader(artifact, self._emitted_ids, threads)
 
     def specialise(self) -> None:
@@ -111,12 +118,9 @@ class OpenVINOEncoder:
             return
         ids, lengths = graph.inputs
         graph.reshape({ids: ov.PartialShape([1, SHORT]), lengths: ov.PartialShape([1])})
-        request = self._compile(graph)
+        request = _compiled(self._properties, graph)
         request.infer([np.zeros((1, SHORT), np.int32), np.full(1, SHORT, np.int32)])  # the first run prepares weights
         self._short_request = request
-
-    def _compile(self, graph: ov.Model) -> ov.InferRequest:
-        return ov.Core().compile_model(graph, "CPU", self._properties).create_infer_request()
 
     def device_memory_bytes(self) -> int:
         return 0
@@ -125,39 +129,50 @@ class OpenVINOEncoder:
         """See `Encoder.give_back_memory`."""
         with self._lock:
             self._request.get_compiled_model().release_memory()
+        self._long.give_back()
         self._reader.give_back_memory()
 
     def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
         """See `Encoder.explain`: by a graph of its own, beside which `encode` may run."""
         return self._reader.explain(ids, words)
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
-        """See `Encoder.encode`.
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
+        """See `Encoder.encode`. The first long text, or the first one aside, waits for a graph of its own, which takes
+        the memory of the weights once more as long as it is used.
 
         :raises ValueError: if the model computes NaN or infinity.
+        :raises EncoderError: if that graph is needed and the checkpoint cannot be read any more.
         """
+        if aside or batch.ids.shape[1] > LONG_TEXT:
+            with self._long.held() as request:
+                return self._encode(batch, request)
+        with self._lock:
+            return self._encode(batch, self._request)
+
+    def _encode(self, batch: TokenBatch, request: ov.InferRequest) -> list[SparseVector]:
         rows = max(1, MOST_POSITIONS // (self._size * batch.ids.shape[1]))
         vectors: list[SparseVector] = []
-        with self._lock:  # the outputs are the request's own memory
-            for start in range(0, len(batch.ids), rows):
-                part = slice(start, start + rows)
-                vectors += self._encode(TokenBatch(batch.ids[part], batch.lengths[part]))
+        for start in range(0, len(batch.ids), rows):
+            part = slice(start, start + rows)
+            vectors += self._run(TokenBatch(batch.ids[part], batch.lengths[part]), request)
         return vectors
 
-    def _encode(self, batch: TokenBatch) -> list[SparseVector]:
+    def _run(self, batch: TokenBatch, request: ov.InferRequest) -> list[SparseVector]:
         texts, length = batch.ids.shape
         shape = efficient_shape(texts, length, self._longest, self._filled)
-        request = self._request
-        if shape == (1, SHORT) and self._short_request:
+        if shape == (1, SHORT) and request is self._request and self._short_request:
             request = self._short_request
         ids = np.zeros(shape, np.int32)
         ids[:texts, :length] = batch.ids
         lengths = np.ones(shape[0], np.int32)
         lengths[:texts] = batch.lengths
         request.infer([ids, lengths], share_inputs=True, share_outputs=True)
+        outputs = [_numbers(tensor) for tensor in request.output_tensors]
         if self._own_tokens:
-            return own_rows(_as_f32(request.get_output_tensor())[:texts, :length], batch, self._is_emitted)
-        return sparse_rows(_as_f32(request.get_output_tensor())[:texts], self._emitted_ids)
+            return own_rows(as_f32(outputs[0])[:texts, :length], batch, self._is_emitted)
+        if len(outputs) > 1:
+            return sparse_blocks(outputs[0][:texts], as_f32(outputs[1])[:texts], self._emitted_ids)
+        return sparse_rows(as_f32(outputs[0][:texts]), self._emitted_ids)
 
 
 def efficient_shape(texts: int, length: int, longest: int, filled: float) -> tuple[int, int]:
@@ -180,13 +195,40 @@ def has_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _build(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8) -> ov.Model:
+def _compiled(properties: dict[str, object], graph: ov.Model) -> ov.InferRequest:
+    return ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
+
+
+def _build(
+    artifact: Artifact,
+    precision: Precision,
+    emitted_ids: NDArray[np.int32],
+    cache_dir: Path | None,
+    bfloat16: bool,
+    *,
+    blocks: bool,
+) -> ov.Model:
+    """`blocks`: for long texts; what is quantised once is so for short ones only."""
+    build = partial(_read_graph, artifact, emitted_ids, "all" if precision == "int8" else "lossless")
+    if precision == "int8-static":
+        if cache_dir is None:
+            raise ValueError("int8-static needs a cache_dir")
+        graph = static_int8_graph(artifact, cache_dir, build)
+    else:
+        graph = build(blocks=blocks)
+    graph = with_bf16_output(graph) if bfloat16 else graph
+    if ARCHITECTURES[artifact.manifest.architecture].head == "vocabulary" and len(emitted_ids) > LARGE_VOCABULARY:
+        graph = with_sums(graph, BLOCK_OF_SUMS)
+    return graph
+
+
+def _read_graph(artifact: Artifact, emitted_ids: NDArray[np.int32], int8: Int8, *, blocks: bool = False) -> ov.Model:
     manifest = artifact.manifest
-    config = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(artifact.config.read_text(encoding="utf-8"))
     kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
     try:
-        with Weights(artifact.path) as weights:
-            return build_graph(kind, config, weights, emitted_ids, int8)
+        with Weights(artifact.path, artifact.prefix) as weights:
+            return build_graph(kind, config, weights, emitted_ids, int8, blocks=blocks)
     except WeightsError as error:
         raise EncoderError(str(error)) from error
 
@@ -195,9 +237,7 @@ def _has_int8(graph: ov.Model) -> bool:
     return any(node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i8 for node in graph.get_ops())
 
 
-def _as_f32(tensor: ov.Tensor) -> NDArray[np.float32]:
-    """numpy has no bf16; its 16 bits are the upper ones of an f32."""
+def _numbers(tensor: ov.Tensor) -> NDArray[Any]:
+    """What `tensor` holds; of bf16 the bits, since numpy has no such numbers."""
     data: NDArray[Any] = tensor.data
-    if tensor.element_type == ov.Type.bf16:
-        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return data
+    return data.view(np.uint16) if tensor.element_type == ov.Type.bf16 else data

@@ -28,7 +28,7 @@ class OpenVINOReader:
     def __init__(self, artifact: Artifact, emitted_ids: NDArray[np.int32], threads: int) -> None:
         """Reads nothing yet. `threads`: 0 for all."""
         manifest = artifact.manifest
-        self._directory = artifact.path
+        self._artifact = artifact
         self._kind = Kind(architecture=manifest.architecture, activation=manifest.activation, pooling=manifest.pooling)
         self._own_tokens = ARCHITECTURES[manifest.architecture].head == "own"
         self._emitted_ids = emitted_ids
@@ -41,8 +41,8 @@ class OpenVINOReader:
     def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
         """See `Encoder.explain`."""
         try:
-            with self._lock, Weights(self._directory) as weights:
-                config = json.loads((self._directory / "config.json").read_text(encoding="utf-8"))
+            with self._lock, Weights(self._artifact.path, self._artifact.prefix) as weights:
+                config = json.loads(self._artifact.config.read_text(encoding="utf-8"))
                 if self._request is None:
                     self._request = self._compile(config, weights)
                 self._used = True

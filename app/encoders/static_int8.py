@@ -33,7 +33,9 @@ def static_int8_graph(artifact: Artifact, cache_dir: Path, build: Callable[[], o
     """
     record = file_record(artifact.path / MANIFEST).sha256[:12]
     release = ov.get_version().split("-")[0]
-    target = cache_dir / "int8-static" / f"{artifact.manifest.version}-{record}-{release}-{QUANTISATION}"
+    target = (
+        cache_dir / "int8-static" / f"{artifact.prefix}{artifact.manifest.version}-{record}-{release}-{QUANTISATION}"
+    )
     if not target.is_dir():
         try:
             with suppress(ArtifactExistsError), new_directory(target) as directory:  # another process may be quicker

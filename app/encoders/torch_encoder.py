@@ -26,14 +26,17 @@ DTYPES: dict[TorchPrecision, torch.dtype] = {"f32": torch.float32, "bf16": torch
 
 #: See `Encoder.rounding`.
 ROUNDING: dict[TorchPrecision, float] = {"f32": 0.0, "bf16": 0.12, "f16": 0.05}
-#: Rows of the output matrix whose logits exist at a time: 8,192 positions take 64 MB in bf16.
-VOCABULARY_TILE = 4096
+#: Rows of the output matrix whose logits exist at a time: 8,192 positions take 128 MB in bf16. Where weights are summed
+#: up over the positions, which is done in f32, an eighth.
+VOCABULARY_TILE = 8192
 #: Classes that are not those of transformers.
 OURS: Mapping[Architecture, Any] = {"LexicalBertForMaskedLM": LexicalBertForMaskedLM, "XLMRobertaModel": OwnWeights}
 
 
 class TorchEncoder:
-    """The head runs over tiles of the vocabulary and over real positions; what is active is picked on the device."""
+    """The head runs over tiles of the vocabulary, each reduced over the positions of all texts at once, so that a batch
+    launches as many kernels whatever it holds. What is active is picked on the device, which nobody waits for before.
+    """
 
     def __init__(self, artifact: Artifact, device: str, precision: TorchPrecision) -> None:
         """Loads `artifact` to `device`, such as `cuda`, `cuda:1`, `mps` or `cpu`.
@@ -86,8 +89,8 @@ class TorchEncoder:
             return torch.cuda.memory_allocated(self._device)
         return torch.mps.current_allocated_memory() if self._device.type == "mps" else 0
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
-        """See `Encoder.encode`."""
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
+        """See `Encoder.encode`: on a GPU nothing takes long."""
         try:
             with self._lock, torch.inference_mode():
                 if self._own_tokens:
@@ -106,10 +109,11 @@ class TorchEncoder:
     def _encode(self, batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
         """The active entries of all texts: text, token and weight, by text and heaviest first."""
         ids, mask = self._inputs(batch)
-        vectors = self._own_and_added(ids, mask) if self._lexical else self._vectors(*self._head_states(ids, mask))
-        if not torch.isfinite(vectors).all():
+        vectors = self._own_and_added(ids, mask) if self._lexical else self._vectors(ids, mask)
+        finite = torch.isfinite(vectors).all()
+        rows, columns = torch.nonzero(vectors >= torch.finfo(torch.float32).tiny, as_tuple=True)  # waits for the device
+        if not finite:
             raise ValueError("the encoder computed NaN or infinity: its checkpoint is broken")
-        rows, columns = torch.nonzero(vectors >= torch.finfo(torch.float32).tiny, as_tuple=True)
         weights = vectors[rows, columns]
         # Stable, by weight and then by text: within a text heaviest first, equal weights by ascending id.
         order = torch.argsort(weights, descending=True, stable=True)
@@ -181,14 +185,19 @@ class TorchEncoder:
 
     def _inputs(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Ids and, true for a token, mask: [B, L]."""
-        ids = torch.from_numpy(batch.ids).to(self._device, torch.int64)
-        lengths = torch.from_numpy(batch.lengths).to(self._device, torch.int64)
+        ids, lengths = (self._on_device(part) for part in (batch.ids, batch.lengths))
         return ids, torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
 
-    def _head_states(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, list[int]]:
-        """What the decoder multiplies, [positions, hidden] of all texts, and how many positions each text has."""
-        states: Tensor = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits[mask]
-        return states, mask.sum(1).tolist()
+    def _on_device(self, values: NDArray[np.int32]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()  # from elsewhere the copy would wait for what the device does
+        return tensor.to(self._device, non_blocking=True).to(torch.int64)
+
+    def _head_states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """What the decoder multiplies, [B, L, hidden]."""
+        states: Tensor = self._model(input_ids=ids, attention_mask=mask.to(torch.int64)).logits
+        return states
 
     def _own_and_added(self, ids: Tensor, mask: Tensor) -> Tensor:
         """The vectors of a LexicalBert, f32 [texts, n]."""
@@ -196,40 +205,39 @@ class TorchEncoder:
         hidden = model.bert(input_ids=ids, attention_mask=mask.to(torch.int64))[0]
         own = model.own_words(ids, mask)
         weights = model.own_weights(hidden, own)
-        logits = self._max_logits(model.head_states(hidden, ids)[own.speaks], own.speaks.sum(1).tolist())
+        logits = self._max_logits(model.head_states(hidden, ids), own.speaks)
         if model.config.related:
             tokens, added = model.related_words(hidden, own, weights)
             columns = self._column[tokens]
             logits = logits.scatter_add(1, columns.clamp(min=0), added * (columns >= 0))
         return put_own_words(self._activate(logits), weights, own.tokens, self._column)
 
-    def _max_logits(self, states: Tensor, lengths: list[int]) -> Tensor:
-        """The head's logits, f32 [texts, n], as `_vectors`."""
-        computed = self._bias if self._headed is None else self._bias[self._headed]
-        tiles = zip(self._rows.split(VOCABULARY_TILE), computed.split(VOCABULARY_TILE), strict=True)
-        logits = torch.cat([self._maxima(states, lengths, rows, bias) for rows, bias in tiles], 1)
+    def _max_logits(self, states: Tensor, counts: Tensor) -> Tensor:
+        """The largest logits over the positions that count, f32 [texts, n]: `states` [B, L, hidden], `counts` [B, L].
+
+        A copy of one that counts stands in for each that does not, which leaves a maximum as it is.
+        """
+        texts = torch.arange(len(states), device=self._device)
+        one = states[texts, counts.to(torch.uint8).argmax(1)]
+        states = torch.where(counts[:, :, None], states, one[:, None])
+        logits: Tensor = torch.cat([(states @ rows.T).amax(1) for rows in self._rows.split(VOCABULARY_TILE)], 1).float()
         if self._headed is None:
-            return logits
-        speaks = torch.tensor(lengths, device=logits.device).unsqueeze(1) > 0
-        return torch.where(speaks, self._bias, -torch.inf).index_copy(1, self._headed, logits)
+            logits = logits + self._bias
+        else:
+            biases = self._bias.expand(len(logits), -1)
+            logits = biases.index_copy(1, self._headed, logits + self._bias[self._headed])
+        logits = logits.masked_fill(~counts.any(1, keepdim=True), -torch.inf)
+        return logits
 
-    def _vectors(self, states: Tensor, lengths: list[int]) -> Tensor:
-        """f32 [texts, n], from the `states` [positions, hidden] of the texts one after another."""
-        tiles = zip(self._rows.split(VOCABULARY_TILE), self._bias.split(VOCABULARY_TILE), strict=True)
-        return torch.cat([self._tile(states, lengths, rows, bias) for rows, bias in tiles], 1)
-
-    def _tile(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
-        """Weights of the tokens of one tile, f32 [texts, tile]; `states` [positions, hidden]."""
+    def _vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """f32 [texts, n]."""
+        states = self._head_states(ids, mask)
         if self._pooling == "max":
-            return self._activate(self._maxima(states, lengths, rows, bias))
-        texts = (states @ rows.T).split(lengths)
-        return torch.stack([self._activate(logits.float() + bias).sum(0) for logits in texts])
-
-    def _maxima(self, states: Tensor, lengths: list[int], rows: Tensor, bias: Tensor) -> Tensor:
-        """The largest logits of one tile, f32 [texts, tile]."""
-        nothing = bias.new_full(bias.shape, -torch.inf)  # of a text that holds no word
-        texts = (states @ rows.T).split(lengths)
-        return torch.stack([logits.amax(0).float() if len(logits) else nothing for logits in texts]) + bias
+            return self._activate(self._max_logits(states, mask))
+        tile = VOCABULARY_TILE // 8
+        tiles = zip(self._rows.split(tile), self._bias.split(tile), strict=True)
+        real = mask[:, :, None]
+        return torch.cat([(self._activate((states @ rows.T).float() + bias) * real).sum(1) for rows, bias in tiles], 1)
 
     def _activate(self, logits: Tensor) -> Tensor:
         weights = torch.relu(logits)
@@ -260,11 +268,11 @@ def _load(artifact: Artifact) -> nn.Module:
     """The model class is transformers' own, or ours; no code of the checkpoint runs."""
     architecture = artifact.manifest.architecture
     kind: Any = OURS.get(architecture) or getattr(transformers, architecture)
-    config = kind.config_class.from_json_file(str(artifact.path / "config.json"))
+    config = kind.config_class.from_json_file(str(artifact.config))
     config._attn_implementation = "sdpa" if kind._supports_sdpa else "eager"
     model: Any = kind(config).eval()
     try:
-        with Weights(artifact.path) as weights:
+        with Weights(artifact.path, artifact.prefix) as weights:
             missing, unexpected = model.load_state_dict(
                 {name: torch.from_numpy(_tensor(weights, name)) for name in weights}, strict=False
             )

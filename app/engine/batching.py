@@ -24,6 +24,10 @@ class Entry(Protocol):
     def tokens(self) -> int: ...
 
     @property
+    def work(self) -> int:
+        """Tokens of short texts that take as long as it."""
+
+    @property
     def is_query(self) -> bool: ...
 
     @property
@@ -47,7 +51,7 @@ E = TypeVar("E", bound=Entry)
 
 
 class Lane(Generic[E]):
-    """The texts of one kind, in the order in which they came; each client gets as many tokens encoded as the others,
+    """The texts of one kind, in the order in which they came; each client gets as much work done as the others,
     times its weight.
 
     A batch is led by the oldest text of the client that was served least, filled with that client's, and with those of
@@ -58,27 +62,31 @@ class Lane(Generic[E]):
     def __init__(self) -> None:
         self._waiting: list[E] = []
         self._weights: dict[str, float] = {}  #: of the clients that wait
-        self._served: dict[str, float] = {}  #: tokens by weight, of the same
+        self._served: dict[str, float] = {}  #: work by weight, of the same
         self._now = 0.0  #: what the client that led the last batch had been served before
-        self.tokens: Counter[str] = Counter()  #: that wait, by client
+        self.work: Counter[str] = Counter()  #: that waits, by client
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def tokens(self) -> int:
+        return sum(entry.tokens for entry in self._waiting)
+
     def append(self, entry: E) -> None:
         self._waiting.append(entry)
         self._weights[entry.client] = entry.weight
-        self.tokens[entry.client] += entry.tokens
+        self.work[entry.client] += entry.work
 
     def forget_abandoned(self) -> None:
         self._waiting = [entry for entry in self._waiting if not entry.abandoned]
         self._count()
 
-    def ahead(self, client: str, tokens: int, weight: float) -> int:
-        """Tokens that are encoded before the last of `tokens` more of `client`, of its own and of others."""
-        own = self.tokens[client]
-        turns = (own + tokens) / weight
-        others = ((other, theirs) for other, theirs in self.tokens.items() if other != client)
+    def ahead(self, client: str, work: int, weight: float) -> int:
+        """What is done before the last of `work` more of `client`, of its own and of others."""
+        own = self.work[client]
+        turns = (own + work) / weight
+        others = ((other, theirs) for other, theirs in self.work.items() if other != client)
         return own + sum(min(theirs, int(turns * self._weights[other])) for other, theirs in others)
 
     def take(self, most_tokens: int) -> list[E]:
@@ -93,16 +101,16 @@ class Lane(Generic[E]):
         self._now = self._served[leader]
         for index in chosen:
             client = self._waiting[index].client
-            self._served[client] += self._waiting[index].tokens / self._weights[client]
+            self._served[client] += self._waiting[index].work / self._weights[client]
         batch = [self._waiting[index] for index in sorted(chosen)]
         self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in chosen]
         self._count()
         return batch
 
     def _count(self) -> None:
-        self.tokens = Counter()
+        self.work = Counter()
         for entry in self._waiting:
-            self.tokens[entry.client] += entry.tokens
+            self.work[entry.client] += entry.work
 
 
 class BatchQueue(Generic[E]):
@@ -127,13 +135,13 @@ class BatchQueue(Generic[E]):
     @property
     def tokens(self) -> int:
         """That wait, those of texts that were abandoned since the last batch included."""
-        return self._queries.tokens.total() + self._documents.tokens.total()
+        return self._queries.tokens + self._documents.tokens
 
-    def ahead(self, client: str, tokens: int, *, weight: float = 1.0, is_query: bool) -> int:
-        """Tokens that are encoded before the last of `tokens` more of `client`, if no more come."""
+    def ahead(self, client: str, work: int, *, weight: float = 1.0, is_query: bool) -> int:
+        """What is done before the last of `work` more of `client`, if no more comes."""
         if is_query:
-            return self._queries.ahead(client, tokens, weight)
-        return self._queries.tokens.total() + self._documents.ahead(client, tokens, weight)
+            return self._queries.ahead(client, work, weight)
+        return self._queries.work.total() + self._documents.ahead(client, work, weight)
 
     def extend(self, entries: Iterable[E]) -> None:
         for entry in entries:

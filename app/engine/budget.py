@@ -6,7 +6,7 @@ import time
 from itertools import cycle, islice
 from typing import NamedTuple
 
-from app.encoders.base import OutOfMemory, TokenBatch
+from app.encoders.base import LONG_TEXT, OutOfMemory, TokenBatch
 from app.models.loaded import LoadedModel
 
 TEXTS, TOKENS_A_TEXT = 4, 64
@@ -21,13 +21,14 @@ class Budget(NamedTuple):
 
 
 def measure(model: LoadedModel) -> Budget:
-    """Tokens that the encoder computes in about `SECONDS`, and no fewer than the longest text has; and its pace.
+    """Tokens that the encoder of documents computes in about `SECONDS`, and no fewer than the longest text has that is
+    not encoded aside; and its pace.
 
     Takes two runs of 256 tokens, the first of which prepares the encoder for their shape.
     """
     manifest = model.manifest
     longest = max(manifest.max_length_document, manifest.max_length_query)
-    length = min(TOKENS_A_TEXT, longest)
+    length, least = min(TOKENS_A_TEXT, manifest.max_length_document), min(longest, LONG_TEXT)
     (probe,) = model.tokenizer.encode_batch([model.probe], longest)
     text = list(islice(cycle(probe.ids), length))  # of real words: an encoder may pass over what is none
     batch = TokenBatch.pad([text] * TEXTS, model.tokenizer.pad_id)
@@ -37,8 +38,8 @@ def measure(model: LoadedModel) -> Budget:
         model.encoder.encode(batch)
         tokens_a_second = TEXTS * length / (time.perf_counter() - started)
     except OutOfMemory:
-        return Budget(max(longest, LEAST), None)
-    return Budget(max(longest, choose_batch_tokens(tokens_a_second)), tokens_a_second)
+        return Budget(max(least, LEAST), None)
+    return Budget(max(least, choose_batch_tokens(tokens_a_second)), tokens_a_second)
 
 
 def choose_batch_tokens(tokens_a_second: float) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+from app.encoders.base import LONG_TEXT
 from app.engine.admission import Admission
 from app.engine.cache import QueryCache
 from app.engine.jobs import Job, Pending
@@ -68,11 +69,22 @@ class Statistics:
 class Engine:
     """`start`, then `encode` from any number of tasks of one event loop, then `stop`."""
 
-    def __init__(self, metrics: Metrics, admission: Admission, *, max_batch_tokens: int, query_cache_size: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        admission: Admission,
+        *,
+        max_batch_tokens: int,
+        query_cache_size: int,
+        longest_run_seconds: float,
+    ) -> None:
+        """`longest_run_seconds`: a text that will take longer is encoded aside."""
         self._metrics = metrics
         self._admission = admission
         self._max_batch_tokens = max_batch_tokens
+        self._longest_run_seconds = longest_run_seconds
         self._thread = EncodingThread(max_batch_tokens, metrics, self._deliver)
+        self._aside = EncodingThread(max_batch_tokens, metrics, self._deliver, aside=True)
         self._pending = Pending()
         self._query_cache = QueryCache(query_cache_size)
         self._failing: set[str] = set()  # versions whose last batch failed
@@ -82,10 +94,14 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._helpers = ThreadPoolExecutor(TOKENISER_THREADS, thread_name_prefix="tokenise")
         self._thread.start()
+        self._aside.start()
 
     async def stop(self) -> None:
         """Refuses new requests, answers the ones in the queue, and ends the threads."""
-        await self._thread.stop()
+        for thread in (self._thread, self._aside):
+            thread.stop()
+        for thread in (self._thread, self._aside):
+            await thread.ended()
         self._helpers.shutdown(wait=False, cancel_futures=True)
 
     def statistics(self) -> Statistics:
@@ -93,8 +109,8 @@ class Engine:
             texts_in_flight=self._admission.texts_in_flight,
             pending_texts=len(self._pending),
             pending_waiters=self._pending.waiters,
-            queued_texts=self._thread.waiting_texts(),
-            queued_tokens=self._thread.waiting_tokens(),
+            queued_texts=self._thread.waiting_texts() + self._aside.waiting_texts(),
+            queued_tokens=self._thread.waiting_tokens() + self._aside.waiting_tokens(),
             tokens_per_second=self._admission.pace.tokens_per_second,
             tokens_in_time=self._admission.tokens_in_time(),
         )
@@ -202,8 +218,7 @@ class Engine:
         job.vectors = [EMPTY] * len(together)
         job.missing = 0  # if it is refused, it was not abandoned
         if waiting:
-            ahead = self._thread.tokens_ahead(job.client, sum(tokens), weight=job.weight, is_query=is_query)
-            self._admission.refuse_if_too_late(sum(tokens), ahead)
+            self._refuse_if_too_late(job, [len(ids) for _, ids in waiting], is_query)
             job.missing = len(waiting)
             self._enqueue(job, waiting, is_query)
             await job.done
@@ -216,6 +231,26 @@ class Engine:
                     self._query_cache.put(model.version, text, vector, count)
         failed = failed_texts(tokenised, job.failed)
         return self._encoding(job, input_type, await self._merge(job, tokenised), tokens, started, queued, failed)
+
+    def _goes_aside(self, tokens: int) -> bool:
+        pace = self._admission.pace
+        return tokens > LONG_TEXT or pace.seconds(pace.work(tokens)) > self._longest_run_seconds
+
+    def _refuse_if_too_late(self, job: Job, tokens: Sequence[int], is_query: bool) -> None:
+        """`tokens`: of each text that must be encoded.
+
+        :raises Overloaded: see `Admission.refuse_if_too_late`.
+        """
+        own = {self._thread: 0, self._aside: 0}
+        for count in tokens:
+            own[self._aside if self._goes_aside(count) else self._thread] += self._admission.pace.work(count)
+        # Both threads want the same processors, so that what is ahead in either takes its time.
+        ahead = sum(
+            thread.work_ahead(job.client, work, weight=job.weight, is_query=is_query)
+            for thread, work in own.items()
+            if work
+        )
+        self._admission.refuse_if_too_late(sum(own.values()), ahead)
 
     async def _merge(self, job: Job, tokenised: Sequence[Sequence[TokenisedText]]) -> list[SparseVector]:
         """One vector for each text, of those of its windows."""
@@ -242,15 +277,16 @@ class Engine:
         if sum(map(len, texts)) <= SHORT_CHARACTERS and sum(map(unfolded, texts)) <= SHORT_CHARACTERS:
             tokenised = tokenizer.encode_windows(texts, most, max_windows)
         else:
-            tokenised, tokens = [], 0
+            tokenised, work = [], 0
             for part in in_parts(texts, tokenizer.most_characters(most, max_windows)):
                 tokenise = partial(tokenizer.encode_windows, part, most, max_windows)
                 new = await self._loop.run_in_executor(self._helpers, tokenise)
                 tokenised += new
-                tokens += sum(len(window.ids) for windows in new for window in windows if window.content_tokens)
+                windows = [window for windows in new for window in windows if window.content_tokens]
+                work += sum(self._admission.pace.work(len(window.ids)) for window in windows)
                 if encoder:
                     job.missing = 0  # if it is refused, it was not abandoned
-                    self._admission.refuse_if_never(len(texts), len(tokenised), tokens)
+                    self._admission.refuse_if_never(len(texts), len(tokenised), work)
                     job.missing = len(texts)
         cut = [index for index, windows in enumerate(tokenised) if windows[-1].truncated]
         if cut and not truncate and job.lenient:
@@ -270,12 +306,14 @@ class Engine:
 
     def _enqueue(self, job: Job, texts: Sequence[tuple[int, tuple[int, ...]]], is_query: bool) -> None:
         """`texts`: the place of each in the job, and its ids."""
-        with self._thread.adding() as queue:
-            joined = [self._pending.join(job, index, ids, is_query) for index, ids in texts]
+        work = self._admission.pace.work
+        with self._thread.adding() as queue, self._aside.adding() as aside:
+            joined = [self._pending.join(job, index, ids, work(len(ids)), is_query) for index, ids in texts]
             new = [entry for entry, is_new in joined if is_new]
             job.entries = [entry for entry, _ in joined]
             self._metrics.shared_texts.inc(len(joined) - len(new))
-            queue.extend(new)
+            for entry in new:
+                (aside if self._goes_aside(entry.tokens) else queue).extend([entry])
 
     def _deliver(self, outcome: Outcome) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
@@ -285,7 +323,10 @@ class Engine:
         else:
             self._failing.add(version)
             self._metrics.failed_batches.inc()
-        self._admission.pace.observe(sum(entry.tokens for entry in batch), outcome.busy_seconds)
+        if not outcome.aside:
+            self._admission.pace.observe(sum(entry.tokens for entry in batch), outcome.busy_seconds)
+        elif len(batch) == 1:
+            self._admission.pace.observe_alone(batch[0].tokens, outcome.seconds)
         self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {job for entry in batch for job, _ in entry.waiters}:
             job.encode_seconds += outcome.seconds

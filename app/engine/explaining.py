@@ -128,7 +128,7 @@ class Explainer:
     ) -> list[Reason]:
         if wanted.query_tokens is not None:
             return reasons(read_query(wanted.query_tokens, ids), None, words, "relu", "max")
-        encoder = model.encoder
+        encoder = model.encoder_of(wanted.input_type)
         if encoder not in self._prepared:
             if peak_bytes(model.manifest.weight_bytes) > available_bytes():
                 raise Unavailable(f"memory is too short to explain vectors of {model.version}: raise the memory limit")

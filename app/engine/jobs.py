@@ -39,6 +39,7 @@ class Entry:
     client: str
     weight: float
     ids: tuple[int, ...] = field(repr=False)
+    work: int  #: tokens of short texts that take as long
     is_query: bool
     waiters: list[tuple[Job, int]]  #: a job, and the place of the text in it
 
@@ -81,14 +82,14 @@ class Pending:
         """Of all entries; a text that a request has twice counts twice."""
         return sum(len(entry.waiters) for entry in self._entries.values())
 
-    def join(self, job: Job, index: int, ids: tuple[int, ...], is_query: bool) -> tuple[Entry, bool]:
+    def join(self, job: Job, index: int, ids: tuple[int, ...], work: int, is_query: bool) -> tuple[Entry, bool]:
         """The entry of a text, and whether it is new: an identical text that is on its way serves this one too."""
         key = (job.client, job.model.version, is_query, ids)
         entry = self._entries.get(key)
         if entry is not None and entry.model is job.model:
             entry.waiters.append((job, index))
             return entry, False
-        self._entries[key] = entry = Entry(job.model, job.client, job.weight, ids, is_query, [(job, index)])
+        self._entries[key] = entry = Entry(job.model, job.client, job.weight, ids, work, is_query, [(job, index)])
         return entry, True
 
     def remove(self, entry: Entry) -> None:

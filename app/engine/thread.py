@@ -30,17 +30,21 @@ class Outcome:
     batch: list[Entry]
     vectors: list[SparseVector | None]  #: None for a text that could not be encoded, even alone
     seconds: float  #: in the encoder
+    aside: bool  #: beside other batches
     busy_seconds: float  #: since the batch before, if texts waited: other threads want the same cores
 
 
 class EncodingThread:
-    """`start`, then `adding` from the event loop; after `stop` it ends once nothing waits."""
+    """`start`, then `adding` from the event loop; after `stop` it has `ended` once nothing waits."""
 
-    def __init__(self, max_batch_tokens: int, metrics: Metrics, deliver: Callable[[Outcome], None]) -> None:
-        """`deliver` is called on the event loop, for each batch."""
+    def __init__(
+        self, max_batch_tokens: int, metrics: Metrics, deliver: Callable[[Outcome], None], *, aside: bool = False
+    ) -> None:
+        """`deliver` is called on the event loop, for each batch. `aside`: see `Encoder.encode`."""
         self._queue: BatchQueue[Entry] = BatchQueue(max_batch_tokens)
         self._metrics = metrics
         self._deliver = deliver
+        self._aside = aside
         self._changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
         self._last_end = 0.0  # of a batch
@@ -48,14 +52,19 @@ class EncodingThread:
     def start(self) -> None:
         """Must run on the event loop that `deliver` is to be called on."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._encode_batches, name="encode", daemon=True)
+        self._thread = threading.Thread(
+            target=self._encode_batches, name="encode-aside" if self._aside else "encode", daemon=True
+        )
         self._thread.start()
 
-    async def stop(self) -> None:
-        """Returns when what waits is encoded; nothing can be added any more."""
+    def stop(self) -> None:
+        """From now on nothing can be added."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
+
+    async def ended(self) -> None:
+        """Returns when, after `stop`, all that waited is encoded."""
         await asyncio.to_thread(self._thread.join)
 
     @property
@@ -70,10 +79,10 @@ class EncodingThread:
         with self._changed:
             return self._queue.tokens
 
-    def tokens_ahead(self, client: str, tokens: int, *, weight: float, is_query: bool) -> int:
-        """Tokens that are encoded before the last of `tokens` more of `client`."""
+    def work_ahead(self, client: str, work: int, *, weight: float, is_query: bool) -> int:
+        """What is done before the last of `work` more of `client`."""
         with self._changed:
-            return self._queue.ahead(client, tokens, weight=weight, is_query=is_query)
+            return self._queue.ahead(client, work, weight=weight, is_query=is_query)
 
     @contextmanager
     def adding(self) -> Iterator[BatchQueue[Entry]]:
@@ -110,7 +119,7 @@ class EncodingThread:
             )
             errors.clear()  # a circle with their tracebacks, which would keep the model in memory
         self._last_end = time.perf_counter()
-        outcome = Outcome(batch, vectors, self._last_end - started, self._last_end - busy_since)
+        outcome = Outcome(batch, vectors, self._last_end - started, self._aside, self._last_end - busy_since)
         self._loop.call_soon_threadsafe(self._deliver, outcome)
         return True
 
@@ -125,8 +134,10 @@ class EncodingThread:
         """A batch that fails is halved, so that a text that cannot be encoded, for memory or whatever reason, fails
         alone: its vector is None, and `errors` gets the reason."""
         model = batch[0].model
+        encoder = model.encoder_of("query" if batch[0].is_query else "document")  # a batch has texts of one type
         try:
-            vectors = model.encoder.encode(TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id))
+            ids = TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id)
+            vectors = encoder.encode(ids, aside=self._aside)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
             return list(vectors)

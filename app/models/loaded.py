@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -44,10 +45,11 @@ class LoadedModel:
 
     manifest: Manifest
     tokenizer: Tokenizer
-    encoder: Encoder
+    encoder: Encoder  #: of documents, and of queries unless these have their own
     query_tokens: QueryTokens | None  #: for queries without the encoder, if the artifact has them
     keys: Mapping[str, Keys]  #: of the answers, by `sparse_embedding_format`
     golden: tuple[GoldenVector, ...]
+    query_encoder: Encoder | None = None
 
     @property
     def version(self) -> str:
@@ -62,13 +64,26 @@ class LoadedModel:
         """In tokens, special ones included; what is beyond is cut off."""
         return self.manifest.max_length_query if input_type == "query" else self.manifest.max_length_document
 
+    def encoder_of(self, input_type: InputType) -> Encoder:
+        return self.query_encoder if self.query_encoder and input_type == "query" else self.encoder
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """Each once."""
+        return (self.encoder, self.query_encoder) if self.query_encoder else (self.encoder,)
+
+    def never_emits(self, token_id: int) -> bool:
+        never = self.manifest.never_emitted_ids  # which ascend
+        place = bisect_left(never, token_id)
+        return place < len(never) and never[place] == token_id
+
     def vector(self, text: str, input_type: InputType) -> SparseVector:
         """The vector of one text, in the calling thread, past the queue of the service."""
         text = self.manifest.prompted(text, input_type)
         (tokenised,) = self.tokenizer.encode_batch([text], self.max_length(input_type))
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
-        return self.encoder.encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
+        return self.encoder_of(input_type).encode(TokenBatch.pad([tokenised.ids], self.tokenizer.pad_id))[0]
 
 
 def answered_bands(manifest: Manifest) -> dict[InputType, tuple[float, float]]:
@@ -99,7 +114,8 @@ def load_model(
     """
     # The encoder takes longest, mostly outside of Python: what else must be read is read meanwhile.
     with ThreadPoolExecutor(1, thread_name_prefix="load") as pool:
-        encoder = pool.submit(build_encoder, artifact)
+        encoder = pool.submit(build_encoder, artifact.part("document"))
+        queries = pool.submit(build_encoder, artifact.part("query")) if artifact.manifest.query_encoder else None
         tokenizer = _read_tokenizer(artifact)
         golden = tuple(artifact.golden())
         if not any(vector.ids for vector in golden):
@@ -113,6 +129,7 @@ def load_model(
             query_tokens=query_tokens,
             keys=keys,
             golden=golden,
+            query_encoder=queries.result() if queries else None,
         )
 
 
@@ -135,11 +152,13 @@ def check_golden(model: LoadedModel) -> None:
     :raises ModelError: if a vector differs from what the publisher's code computed.
     """
     lines = sorted(enumerate(model.golden, start=1), key=lambda numbered: len(numbered[1].text))
-    for start in range(0, len(lines), GOLDEN_AT_ONCE):
-        together = lines[start : start + GOLDEN_AT_ONCE]
-        vectors = _vectors(model, [golden for _, golden in together])
-        for (line, golden), vector in zip(together, vectors, strict=True):
-            _check_golden(model, golden, vector, line)
+    for encoder in model.encoders:
+        own = [numbered for numbered in lines if model.encoder_of(numbered[1].input_type) is encoder]
+        for start in range(0, len(own), GOLDEN_AT_ONCE):
+            together = own[start : start + GOLDEN_AT_ONCE]
+            vectors = _vectors(model, encoder, [golden for _, golden in together])
+            for (line, golden), vector in zip(together, vectors, strict=True):
+                _check_golden(model, golden, vector, line)
 
 
 def peak_bytes(weight_bytes: int) -> int:
@@ -181,7 +200,7 @@ def open_artifact(model: Path | None) -> Artifact:
     return read_packed(EMBEDDED)
 
 
-def _vectors(model: LoadedModel, together: Sequence[GoldenVector]) -> list[SparseVector]:
+def _vectors(model: LoadedModel, encoder: Encoder, together: Sequence[GoldenVector]) -> list[SparseVector]:
     texts = [model.manifest.prompted(golden.text, golden.input_type) for golden in together]
     tokenised = [
         model.tokenizer.encode_batch([text], model.max_length(golden.input_type))[0]
@@ -191,7 +210,7 @@ def _vectors(model: LoadedModel, together: Sequence[GoldenVector]) -> list[Spars
     full = [index for index, text in enumerate(tokenised) if text.content_tokens]
     if full:
         batch = TokenBatch.pad([tokenised[index].ids for index in full], model.tokenizer.pad_id)
-        for index, vector in zip(full, model.encoder.encode(batch), strict=True):
+        for index, vector in zip(full, encoder.encode(batch), strict=True):
             vectors[index] = vector
     return vectors
 
@@ -203,7 +222,8 @@ def _check_golden(model: LoadedModel, golden: GoldenVector, vector: SparseVector
     difference = -expected
     difference[vector.ids] += vector.weights
     worst = int(np.abs(difference).argmax())
-    if rounding := model.encoder.rounding:
+    encoder = model.encoder_of(golden.input_type)
+    if rounding := encoder.rounding:
         length = float(np.linalg.norm(expected)) or 1.0
         fits, tolerance = float(np.linalg.norm(difference)) <= rounding * length, rounding * length
     else:
@@ -213,5 +233,5 @@ def _check_golden(model: LoadedModel, golden: GoldenVector, vector: SparseVector
             f"{manifest.version} does not reproduce line {line} of its golden.jsonl: the weight of "
             f"{vocabulary[worst]!r} is {difference[worst]:+.2g} off, the tolerance is {tolerance:.2g}. "
             "Its tokenizer, its weights or this software are not those it was published with: publish it again"
-            + (f", or see whether --precision f32 serves it; now it is {model.encoder.device}" if rounding else "")
+            + (f", or see whether --precision f32 serves it; now it is {encoder.device}" if rounding else "")
         )

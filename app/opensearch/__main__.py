@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import io
 import json
 import sys
@@ -15,13 +14,15 @@ from typing import get_args
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from app.models.loaded import ModelError, open_artifact
+from app.opensearch import connection
 from app.opensearch.check import check
 from app.opensearch.cluster import Cluster
 from app.opensearch.explaining import as_lines, doubts, explain_hit
 from app.opensearch.facts import OpenSearchError
-from app.opensearch.plan import Hybrid, IndexEngine, Options, Queries, make_plan
+from app.opensearch.plan import Access, Hybrid, IndexEngine, Options, Queries, make_plan
 from app.opensearch.reindex import reindex
 from app.opensearch.resources import model_ids
+from app.opensearch.roles import as_patch, make_roles
 from app.opensearch.runner import Runner
 from app.opensearch.service import EncoderService
 from app.opensearch.tokenizer_export import write_sparse_tokenizer
@@ -40,18 +41,20 @@ def _parser() -> argparse.ArgumentParser:
     why = commands.add_parser(
         "explain", help="which words give a document its score for a query, and what brought them"
     )
+    roles = commands.add_parser("roles", help="write roles for who sets up, indexes and searches, with what each needs")
     for command in (setup, checking, ids, moving, why, teardown):
         command.add_argument("--opensearch", default="http://localhost:9200", metavar="URL", help="default %(default)s")
-        command.add_argument("--user", help="name for basic authentication; the password is asked for")
-        command.add_argument("--password-file", type=Path, metavar="FILE", help="holds the password of --user")
-        command.add_argument("--ca-file", type=Path, metavar="FILE", help="trust these certificates (PEM)")
-        command.add_argument("--insecure", action="store_true", help="trust any certificate")
+        connection.add_options(command)
+    for command in (setup, checking, ids, moving, why, teardown, roles):
         command.add_argument("--name", default="ko-sparse", help="of all that is made (default %(default)s)")
     for command in (setup, checking, why):
         command.add_argument(
             "--encoder", default="http://localhost:8080", metavar="URL", help="the service, as the nodes see it"
         )
         command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the service wants")
+        command.add_argument(
+            "--encoder-ca-file", type=Path, metavar="FILE", help="trust these certificates of it (PEM)"
+        )
     for command in (setup, teardown):
         command.add_argument("--dry-run", action="store_true", help="print the requests that would change something")
     setup.add_argument("--field", nargs="+", default=["text"], help="text fields to encode, each into NAME_sparse")
@@ -92,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument(
         "--priority", type=int, metavar="N", help="of the index template (default 200 and the length of its pattern)"
     )
+    setup.add_argument(
+        "--access",
+        choices=get_args(Access),
+        help="who may use the models, where the cluster controls it (plugins.ml_commons.model_access_control_enabled): "
+        "all who may call models (public, the default there), users with one of --backend-roles, or only you",
+    )
+    setup.add_argument("--backend-roles", nargs="+", default=[], metavar="ROLE", help="for --access restricted")
     setup.add_argument("--overwrite", action="store_true", help="replace pipelines that somebody edited by hand")
     moving.add_argument("source", help="index to copy")
     moving.add_argument("target", help="index that the template of the set-up is for; made if it is not there")
@@ -111,27 +121,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--artifact", type=Path, metavar="DIR", help="the published model, for its tokenizer; default the embedded"
         )
+    roles.add_argument(
+        "--index-pattern", nargs="+", default=[], metavar="PATTERN", help="indices that they are for (default NAME-*)"
+    )
+    roles.add_argument(
+        "--cluster-settings", action="store_true", help="the operator may change cluster settings, as setup may have to"
+    )
+    roles.add_argument("target", type=Path, help="JSON file to write, for PATCH /_plugins/_security/api/roles")
     export.add_argument("target", type=Path, help="zip file to write")
     return parser
 
 
 def _connect(options: argparse.Namespace) -> Cluster:
-    auth = None
-    if options.user:
-        password = _secret("--password-file", options.password_file) or getpass.getpass(f"{options.user}'s password: ")
-        auth = (options.user, password)
-    return Cluster(options.opensearch, auth=auth, ca_file=options.ca_file, insecure=options.insecure)
-
-
-def _secret(flag: str, file: Path | None) -> str | None:
-    try:
-        return file.read_text(encoding="utf-8").strip() if file else None
-    except OSError as error:
-        raise OpenSearchError(f"{flag} cannot be read: {error}") from error
+    return connection.from_options(options, options.opensearch).open()
 
 
 def _service(options: argparse.Namespace) -> EncoderService:
-    return EncoderService(options.encoder, _secret("--api-key-file", options.api_key_file))
+    key = connection.secret("--api-key-file", options.api_key_file)
+    return EncoderService(options.encoder, key, ca_file=options.encoder_ca_file)
 
 
 def _tokenizer(artifact_dir: Path | None, service: EncoderService) -> bytes:
@@ -173,7 +180,9 @@ def _setup(options: argparse.Namespace) -> None:
         priority=options.priority,
         batch_size=options.batch_size,
         model_version=options.model_version,
-        api_key=_secret("--api-key-file", options.api_key_file),
+        api_key=connection.secret("--api-key-file", options.api_key_file),
+        access=options.access,
+        backend_roles=tuple(options.backend_roles),
     )
     service = _service(options)
     encoder = service.describe(options.model_version)
@@ -235,6 +244,11 @@ def _run(options: argparse.Namespace) -> None:
                 reindex(cluster, options.name, options.source, options.target, options.alias, options.page, _say)
         case "teardown":
             _teardown(options)
+        case "roles":
+            patterns = options.index_pattern or [f"{options.name}-*"]
+            made = make_roles(options.name, patterns, cluster_settings=options.cluster_settings)
+            text = json.dumps(as_patch(made), indent=2, ensure_ascii=False) + "\n"
+            _write(options.target, lambda: options.target.write_text(text, encoding="utf-8"))
         case "export-tokenizer":
             artifact = open_artifact(options.artifact)
             _write(options.target, lambda: write_sparse_tokenizer(artifact, options.target))

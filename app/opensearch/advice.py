@@ -93,6 +93,31 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "on the index",
     ),
     (
+        ("cluster:admin/settings/update",),
+        "the user may not change cluster settings: somebody who may sets those that setup --dry-run prints, once, and "
+        "then setup needs that permission no more",
+    ),
+    (
+        ("User doesn't have privilege to perform this operation on this model",),
+        "the model belongs to somebody else: setup --access public, or restricted with --backend-roles, makes it one "
+        "that others may use",
+    ),
+    (
+        ("You don't have the backend roles specified", "Only owner or admin can update access control data"),
+        "access is given by who made the models, to backend roles of that user: run setup as that user, or as an "
+        "administrator",
+    ),
+    (
+        ("already being used by a model group",),
+        "a user made it and keeps it from others (--access private, or restricted): let that user run setup with "
+        "--access public, or restricted to a backend role that you have, or choose another --name",
+    ),
+    (
+        ("No handler for type [semantic]",),
+        "fields of the type semantic are of OpenSearch 3, and the models of setup serve them from 3.6 on: use the "
+        "pipelines of setup",
+    ),
+    (
         ("contains invalid dot usage", "Field name cannot be null or empty"),
         "a vector with a dotted or blank token met a second inference processor: leave --dotted-tokens of the service "
         "at its default, and index the document anew",
@@ -129,6 +154,11 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "plugins.ml_commons.jvm_heap_memory_threshold, native_memory_threshold or disk_free_space_threshold",
     ),
     (
+        ("Failed to get data object from index",),
+        "a node that has just started does not see the index of the models yet: send these documents again, as bulk "
+        "helpers do; if it lasts, look at GET /_cluster/health",
+    ),
+    (
         ("Model not ready", "Failed to find model"),
         "the model is not deployed or gone: run setup again, which deploys or makes it",
     ),
@@ -143,6 +173,10 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("Unauthorized",),
         "give the user with --user, and the password with --password-file or when asked",
+    ),
+    (
+        ("all shards failed",),
+        "the reason is in root_cause or failed_shards of the answer: look for that here",
     ),
 )
 

@@ -12,7 +12,7 @@ from app.opensearch.facts import OpenSearchError
 from app.opensearch.impact import flat, sample_name
 from app.opensearch.inspection import inspect
 from app.opensearch.preflight import overruled
-from app.opensearch.resources import Found, asked_version, find_all, model_ids
+from app.opensearch.resources import Found, asked_version, find_all, model_ids, semantic_fields
 from app.opensearch.service import EncoderService
 from app.opensearch.vectors import Vector, at, differing, vectors_of
 
@@ -43,7 +43,8 @@ def check(cluster: Cluster, owner: str, service: EncoderService | None, say: Cal
     found = find_all(cluster, owner)
     _check_resources(found, owner)
     say(f"ok: {', '.join(f'{one.kind} {one.name}' for one in found)}")
-    for side, id_ in model_ids(cluster, owner).items():
+    ids = model_ids(cluster, owner)
+    for side, id_ in ids.items():
         say(f"ok: {side} are encoded by the model {id_}")
     if service and service.info() is None:
         service = None
@@ -55,6 +56,12 @@ def check(cluster: Cluster, owner: str, service: EncoderService | None, say: Cal
         "--overwrite"
         for one in found
         if one.edited
+    ]
+    problems += [
+        f"{field} names the model {id_}, which setup has replaced: PUT /INDEX/_mapping with the one of now"
+        for id_, fields in semantic_fields(cluster, found).items()
+        for field in fields
+        if id_ not in ids.values()
     ]
     for pattern in template.patterns:
         simulated = cluster.request("POST", f"/_index_template/_simulate_index/{sample_name(pattern)}")
@@ -70,7 +77,8 @@ def check(cluster: Cluster, owner: str, service: EncoderService | None, say: Cal
 
 def _check_resources(found: list[Found], owner: str) -> None:
     if missing := [kind for kind in NEEDED if kind not in {one.kind for one in found}]:
-        raise OpenSearchError(f"there is no {', no '.join(missing)} of the set-up {owner}: run setup")
+        hidden = ", or, if another user did, let that user run it with --access public" if found else ""
+        raise OpenSearchError(f"there is no {', no '.join(missing)} of the set-up {owner}: run setup{hidden}")
     if idle := [one.name for one in found if one.kind == "model" and one.state != "DEPLOYED"]:
         raise OpenSearchError(f"the model {', '.join(idle)} is not deployed: run setup again, which deploys it")
 

@@ -17,6 +17,17 @@ LONGEST_REASON = 600  #: characters; some quote a whole script
 Body = Mapping[str, Any] | bytes | None
 
 
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """For connections to whoever these certificates (PEM) vouch for; without a file, those of the system.
+
+    :raises OpenSearchError: if `ca_file` cannot be read.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OpenSearchError(f"{ca_file} holds no certificates ({error}): give a PEM file") from error
+
+
 class RequestFailed(OpenSearchError):
     """The cluster answered with an error."""
 
@@ -42,10 +53,7 @@ class Cluster:
 
         :raises OpenSearchError: if `ca_file` cannot be read.
         """
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except OSError as error:
-            raise OpenSearchError(f"{ca_file} holds no certificates ({error}): give a PEM file") from error
+        context = trusting(ca_file)
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -54,7 +62,11 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         """:raises OpenSearchError: if something else answers there."""
-        self._version()
+        try:
+            self._version()
+        except OpenSearchError:
+            self._client.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

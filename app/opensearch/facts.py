@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Version = tuple[int, int, int]
+SECURITY = "opensearch-security"  #: name of the plugin
 
 
 class OpenSearchError(Exception):
@@ -23,6 +24,10 @@ class Facts:
     has_ml_node: bool
     settings: Mapping[str, Any]  #: in force, flat names, defaults included
     persistent: Mapping[str, Any]  #: those that somebody set
+
+    def is_on(self, setting: str) -> bool:
+        """Whether a `setting` that needs the security plugin is in force."""
+        return SECURITY in self.plugins and str(self.settings.get(setting)).lower() == "true"
 
 
 def parse_version(number: str) -> Version:

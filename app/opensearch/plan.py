@@ -18,12 +18,18 @@ from app.opensearch.ingest import ingest_pipeline
 Queries = Literal["service", "asymmetric", "tokenizer"]
 IndexEngine = Literal["rank_features", "seismic"]
 Hybrid = Literal["mean", "rrf"]
+Access = Literal["public", "restricted", "private"]
 Kind = Literal["model group", "connector", "model", "ingest pipeline", "search pipeline", "index template"]
 
 TRUSTED = "plugins.ml_commons.trusted_connector_endpoints_regex"
 PRIVATE = "plugins.ml_commons.connector.private_ip_enabled"
 LOCAL_FILE = "plugins.ml_commons.allow_registering_model_via_local_file"
 ML_NODES_ONLY = "plugins.ml_commons.only_run_on_ml_node"
+#: Whether models, or connectors, have owners: then only these may use them, unless they are made for others as well.
+ACCESS_CONTROL: Mapping[Kind, str] = {
+    "model group": "plugins.ml_commons.model_access_control_enabled",
+    "connector": "plugins.ml_commons.connector_access_control_enabled",
+}
 META = "sparse_encoder"  #: key in the `_meta` of a mapping: {"set_up": name, "model_version": of the vectors}
 NEEDED_PLUGINS = ("opensearch-ml", "opensearch-neural-search")
 
@@ -32,6 +38,7 @@ RRF: Version = (2, 19, 0)
 ARRAYS: Version = (3, 0, 0)  # 2.19 loses keys of objects in arrays when a second inference processor follows
 SPARSE_VECTOR: Version = (3, 3, 0)
 ASYMMETRIC: Version = (3, 6, 0)  # 3.5 has it too, but refuses other models with a model_config
+SEMANTIC: Version = (3, 6, 0)  # fields of this type want a model with a model_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,8 @@ class Options:
     priority: int | None = None  #: of the index template; without it, the more the narrower its pattern is
     model_version: str | None = None  #: version or alias that the connectors ask for
     api_key: str | None = field(default=None, repr=False)  #: of the service
+    access: Access | None = None  #: to the models, where the cluster controls it; without it, public
+    backend_roles: tuple[str, ...] = ()  #: whose users have access, if it is restricted
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", self.name):
@@ -65,6 +74,10 @@ class Options:
         _check_fields(self.fields)
         if self.batch_size < 1:
             raise OpenSearchError(f"--batch-size {self.batch_size} must be at least 1")
+        if bool(self.backend_roles) != (self.access == "restricted"):
+            raise OpenSearchError(
+                "--access restricted is for the users of --backend-roles, which nothing else has: give both or neither"
+            )
         if self.two_phase and self.engine == "seismic":
             raise OpenSearchError("--engine seismic has phases of its own: leave out --two-phase")
         weights = self.hybrid_weights
@@ -147,9 +160,9 @@ def make_plan(options: Options, facts: Facts, encoder: ServiceFacts, tokenizer: 
     :raises OpenSearchError: if the cluster cannot do it.
     """
     _check_cluster(options, facts)
-    group = Resource("model group", options.name, {"name": options.name})
-    connectors = _connectors(options, encoder)
-    models = [_remote_model(options, group, connector) for connector in connectors]
+    group = Resource("model group", options.name, {"name": options.name, **_access(options, facts, "model group")})
+    connectors = _connectors(options, facts, encoder)
+    models = [_remote_model(options, facts, group, connector) for connector in connectors]
     if options.queries == "tokenizer":
         assert tokenizer
         models.append(_tokenizer_model(options, group, tokenizer))
@@ -193,6 +206,11 @@ def _check_cluster(options: Options, facts: Facts) -> None:
             "install it on all nodes"
         )
     need("neural sparse search in Korean", OLDEST)
+    if options.access and not facts.is_on(ACCESS_CONTROL["model group"]):
+        raise OpenSearchError(
+            f"--access {options.access} needs the security plugin and {ACCESS_CONTROL['model group']}, and one of them "
+            "is not there: leave it out, as anybody who may call models may use all of them"
+        )
     if options.queries == "asymmetric":
         need("--queries asymmetric", ASYMMETRIC)
     if options.hybrid == "rrf":
@@ -223,17 +241,28 @@ def encode_url(options: Options) -> str:
     return options.encoder.rstrip("/") + "/encode"
 
 
-def _connectors(options: Options, encoder: ServiceFacts) -> list[Resource]:
+def _access(options: Options, facts: Facts, kind: Kind) -> dict[str, Any]:
+    """Who may use a resource of the `kind`; nothing where the cluster does not control it, which refuses it then."""
+    if not facts.is_on(ACCESS_CONTROL[kind]):
+        return {}
+    if options.access == "restricted":
+        return {"access_mode": "restricted", "backend_roles": list(options.backend_roles)}
+    return {"access_mode": options.access or "public"}
+
+
+def _connectors(options: Options, facts: Facts, encoder: ServiceFacts) -> list[Resource]:
     if options.queries == "asymmetric":
-        return [_connector(options, encoder, options.name, "${parameters.texts}", "${parameters.content_type}")]
+        return [_connector(options, facts, encoder, options.name, "${parameters.texts}", "${parameters.content_type}")]
     sides = {"documents": "document", "queries": "query"} if options.queries == "service" else {"documents": "document"}
     return [
-        _connector(options, encoder, f"{options.name}-{side}", "${parameters.input}", input_type)
+        _connector(options, facts, encoder, f"{options.name}-{side}", "${parameters.input}", input_type)
         for side, input_type in sides.items()
     ]
 
 
-def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, input_type: str) -> Resource:
+def _connector(
+    options: Options, facts: Facts, encoder: ServiceFacts, name: str, texts: str, input_type: str
+) -> Resource:
     # Fixed, whatever OpenSearch would put there: TOKEN_ID would be answered with the ids of the tokenizer.
     fields = {
         "input_type": input_type,
@@ -251,6 +280,7 @@ def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, i
             "name": name,
             "version": "1",
             "protocol": "http",
+            **_access(options, facts, "connector"),
             "parameters": {
                 # A document may hold ${parameters.x}.
                 "skip_validating_missing_parameters": "true",
@@ -282,19 +312,19 @@ def _connector(options: Options, encoder: ServiceFacts, name: str, texts: str, i
     )
 
 
-def _remote_model(options: Options, group: Resource, connector: Resource) -> Resource:
+def _remote_model(options: Options, facts: Facts, group: Resource, connector: Resource) -> Resource:
     body: dict[str, Any] = {
         "name": connector.name,
         "function_name": "remote",
         "model_group_id": group.reference,
         "connector_id": connector.reference,
     }
-    if options.queries == "asymmetric":
+    if facts.version >= SEMANTIC:
         body["model_config"] = {
             "model_type": "sparse_encoding",
             "embedding_dimension": 1,  # must be given, means nothing here
             "framework_type": "sentence_transformers",  # the same
-            "additional_config": {"is_asymmetric": True},
+            **({"additional_config": {"is_asymmetric": True}} if options.queries == "asymmetric" else {}),
         }
     return Resource("model", connector.name, body)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,6 +98,28 @@ def models_of_others(cluster: Cluster, found: Sequence[Found]) -> list[str]:
     ours = {one.id for one in found if one.kind == "model"}
     hits = _search(cluster, "model", {"terms": {"connector_id.keyword": connectors}}) if connectors else []
     return sorted(f"{hit['_source']['name']} ({hit['_id']})" for hit in hits if hit["_id"] not in ours)
+
+
+def semantic_fields(cluster: Cluster, found: Sequence[Found]) -> dict[str, list[str]]:
+    """By the id of a model of `found`, the fields of type `semantic` that name it, as `field of index`."""
+    ids = {one.id for one in found if "model_config" in one.body}  # without one, no field can name it
+    if not ids:
+        return {}
+    answer = cluster.request("GET", "/_all/_mapping?filter_path=*.mappings.**.model_id,*.mappings.**.search_model_id")
+    users: dict[str, list[str]] = {}
+    for index, body in answer.items():
+        for name, field_ in _fields(body["mappings"].get("properties", {})):
+            for id_ in ids & {field_.get("model_id"), field_.get("search_model_id")}:
+                users.setdefault(id_, []).append(f"{name} of {index}")
+    return users
+
+
+def _fields(properties: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Fields that name a model, by their whole names."""
+    for name, mapping in properties.items():
+        if isinstance(mapping.get("model_id", mapping.get("search_model_id")), str):
+            yield f"{prefix}{name}", mapping
+        yield from _fields(mapping.get("properties", {}), f"{prefix}{name}.")
 
 
 def model_ids(cluster: Cluster, owner: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from app.opensearch.resources import (
     marked,
     models_of_others,
     path_of,
+    semantic_fields,
 )
 from app.opensearch.settings_record import to_apply, to_restore
 
@@ -91,12 +92,22 @@ class Runner:
                 f"the model {', '.join(models)} uses a connector of {self._owner}, so nothing was removed: delete that "
                 "model first, or give it a connector of its own"
             )
+        if fields := sorted({name for names in semantic_fields(self._cluster, found).values() for name in names}):
+            raise OpenSearchError(
+                f"{', '.join(fields)} name models of {self._owner}, so nothing was removed: delete these indices, or "
+                "name another model in their mappings first"
+            )
         for one in found:
             self._delete(one)
         restored = to_restore(self._owner, self._cluster.facts())
         if restored is not None:
-            self._write("PUT", "/_cluster/settings", {"persistent": restored})
-            self._done(f"restored cluster settings: {', '.join(sorted(restored))}")
+            try:
+                self._write("PUT", "/_cluster/settings", {"persistent": restored})
+                self._done(f"restored cluster settings: {', '.join(sorted(restored))}")
+            except RequestFailed as error:
+                if error.status != 403:
+                    raise
+                self._say(f"cluster settings were left, which this user may not change: {', '.join(sorted(restored))}")
         return bool(found) or restored is not None
 
     def _carry_out(self, plan: Plan, ahead: Preflight) -> tuple[bool, dict[str, str]]:
@@ -123,8 +134,14 @@ class Runner:
     def _remove_stale(self, ids: Mapping[str, str]) -> bool:
         """What earlier runs made and is needed no more; what others use stays, and is said."""
         changed = False
-        for stale in find_all(self._cluster, self._owner):
-            if stale.id in ids.values():
+        rest = [one for one in find_all(self._cluster, self._owner) if one.id not in ids.values()]
+        users = semantic_fields(self._cluster, rest)
+        for stale in rest:
+            if stale.id in users:
+                self._say(
+                    f"kept model {stale.name} ({stale.id}), which {', '.join(users[stale.id])} uses: name the new one "
+                    "in the mapping (PUT /INDEX/_mapping), then run setup again"
+                )
                 continue
             if stale.kind == "connector" and (models := models_of_others(self._cluster, [stale])):
                 self._say(f"kept connector {stale.name} ({stale.id}), which the model {', '.join(models)} uses")
@@ -152,7 +169,13 @@ class Runner:
         for setting in plan.settings:
             value = f"+= {setting.value[-1]}" if isinstance(setting.value, list) else f"= {json.dumps(setting.value)}"
             self._say(f"cluster setting {setting.key} {value}: {setting.why}")
-        self._write("PUT", "/_cluster/settings", {"persistent": body})
+        try:
+            self._write("PUT", "/_cluster/settings", {"persistent": body})
+        except RequestFailed as error:
+            if plan.settings or error.status != 403:
+                raise
+            self._say("cluster settings are as they must be; a teardown of another set-up may put them back")
+            return False
         before = {"persistent": {key: facts.persistent.get(key) for key in body}}
         self._undoing("cluster settings", lambda: self._cluster.request("PUT", "/_cluster/settings", before))
         return True
@@ -167,9 +190,25 @@ class Runner:
                 self._deploy(same.id)
             self._say(f"{'unchanged' if deployed else 'deployed'} {resource.kind} {resource.name}")
             return same.id, not deployed
-        id_ = self._create(resource, marked(resource.kind, body, self._owner, print_))
+        marked_body = marked(resource.kind, body, self._owner, print_)
+        if found and resource.kind == "model group":  # whose name no other may have
+            id_ = self._change(found[0], marked_body)
+            self._done(f"changed {resource.kind} {resource.name}")
+            return id_, True
+        id_ = self._create(resource, marked_body)
         self._done(f"{'replaced' if found else 'created'} {resource.kind} {resource.name}")
         return id_, True
+
+    def _change(self, group: Found, body: Mapping[str, Any]) -> str:
+        self._write("PUT", group.path, body)
+        before = {key: group.body[key] for key in ("name", "description") if key in group.body}
+        if access := group.body.get("access"):
+            before["access_mode"] = access
+        if access == "restricted":
+            before["backend_roles"] = group.body["backend_roles"]
+        what = f"{group.kind} {group.name}"
+        self._undoing(what, lambda: self._cluster.request("PUT", group.path, before))
+        return group.id
 
     def _create(self, resource: Resource, body: Mapping[str, Any]) -> str:
         if resource.kind in NAMED:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from app.opensearch.cluster import trusting
 from app.opensearch.facts import OpenSearchError
 from app.opensearch.plan import ServiceFacts
 
@@ -17,19 +19,31 @@ from app.opensearch.plan import ServiceFacts
 class EncoderService:
     """The service at an address that the cluster's nodes know, and perhaps this machine."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout_seconds: float = 60.0, ca_file: Path | None = None
+    ) -> None:
+        """`ca_file`: certificates to trust instead of the system's.
+
+        :raises OpenSearchError: if `ca_file` cannot be read.
+        """
         self.url = url.rstrip("/")
+        self._context = trusting(ca_file)
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout_seconds = timeout_seconds
 
     def info(self) -> Mapping[str, Any] | None:
         """The answer of `GET /info`; None if the address cannot be reached from here.
 
-        :raises OpenSearchError: if something else answers there.
+        :raises OpenSearchError: if something else answers there, or its certificate is not trusted.
         """
         try:
-            answer = httpx.get(f"{self.url}/info", headers=self._headers, timeout=5.0)
-        except httpx.HTTPError:
+            answer = httpx.get(f"{self.url}/info", headers=self._headers, timeout=5.0, verify=self._context)
+        except httpx.HTTPError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise OpenSearchError(
+                    f"the certificate of {self.url} is not trusted here ({error}): give its authority with "
+                    "--encoder-ca-file; the nodes must trust it as well"
+                ) from error
             return None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise OpenSearchError(f"{self.url} wants an API key, another than this: give it with --api-key-file")
@@ -75,6 +89,7 @@ class EncoderService:
                 json=fields,
                 headers=self._headers,
                 timeout=self._timeout_seconds,
+                verify=self._context,
             )
         except httpx.HTTPError as error:
             raise OpenSearchError(f"{self.url} does not answer ({error!r}): does the service run there?") from error

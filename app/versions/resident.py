@@ -134,7 +134,8 @@ def _specialise(model: LoadedModel) -> None:
         log.info("%s: memory is short, so short queries have no graph of their own", model.version)
         return
     try:
-        model.encoder.specialise()
+        for encoder in model.encoders:
+            encoder.specialise()
     except Exception:
         log.exception("%s: short queries have no graph of their own", model.version)
     give_back_freed_memory()
@@ -144,7 +145,8 @@ def _give_back(models: list[LoadedModel]) -> None:
     while models:  # none is referred to for longer than need be, nor by a traceback
         model = models.pop()
         try:
-            model.encoder.give_back_memory()
+            for encoder in model.encoders:
+                encoder.give_back_memory()
         except Exception:
             log.exception("%s: its memory cannot be given back", model.version)
         del model

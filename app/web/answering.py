@@ -54,7 +54,7 @@ async def answer(request: Request, asked: EncodeRequest, form: Form | None = Non
     form = form or _form(request, asked)
     if form.media_type != JSON:
         asked = asked.model_copy(update={"sparse_embedding_format": "indices"})
-    texts, refused = texts_of(asked, service.limits)
+    texts, refused = texts_of(asked, service)
     service.metrics.client_texts.labels(request.scope.get(CLIENT, WITHOUT_KEY)).inc(len(texts))
     work = _answer(
         service, asked, texts, refused, asked_version(request, asked.version), client_of(request.scope), form
@@ -83,18 +83,33 @@ def _form(request: Request, asked: EncodeRequest) -> Form:
     return form
 
 
-def texts_of(asked: TextsRequest, limits: Limits) -> tuple[list[str], set[int]]:
+def texts_of(asked: TextsRequest, service: Service) -> tuple[list[str], set[int]]:
     """The texts, blank in place of those that cannot be encoded; and the places of these.
 
-    :raises TooLarge: if there are too many, or, unless the request takes null for an answer, one is too long.
+    One of too many characters loses its end, which no model would read, so that it costs those beside it nothing.
+
+    :raises TooLarge: if there are too many, or one that must not lose its end is too long, unless the request takes
+        null for an answer.
     """
+    limits = service.limits
     texts = ["" if text is None else text for text in asked.texts]
     refused = {index for index, text in enumerate(asked.texts) if text is None}
-    if asked.on_error == "null":
+    if asked.truncate == "end":
+        texts = [cut_text(text, service) for text in texts]
+    elif asked.on_error == "null":
         refused |= {index for index, text in enumerate(texts) if len(text) > limits.max_characters_per_text}
         texts = ["" if index in refused else text for index, text in enumerate(texts)]
     check_size(texts, limits.max_texts_per_request, limits.max_characters_per_text)
     return texts, refused
+
+
+def cut_text(text: str, service: Service) -> str:
+    """As many characters of `text` as are taken; counted, if that is not all of it."""
+    most = service.limits.max_characters_per_text
+    if len(text) > most:
+        service.metrics.cut_texts.inc()
+        return text[:most]
+    return text
 
 
 async def _answer(

@@ -20,6 +20,7 @@ from app.models.scoring import as_sent, shared_words
 from app.models.wire import Keys
 from app.web.answering import (
     asked_version,
+    cut_text,
     input_type_of,
     keys_of,
     most_tokens,
@@ -122,7 +123,7 @@ async def explain(request: Request) -> Response:
     if service.log_texts:
         fields = {"texts": asked.texts, "query": asked.query, "input_type": asked.input_type}
         log.info("texts", extra={"fields": fields})
-    texts, refused = texts_of(asked, service.limits)
+    texts, refused = texts_of(asked, service)
     if len(texts) + (asked.query is not None) > MOST_TEXTS:
         raise TooLarge(
             f"{len(texts)} texts in one request, at most {MOST_TEXTS} are explained at once, the query included: send "
@@ -141,7 +142,8 @@ async def _answer(
         keys = keys_of(model, "sparse_vector" if asked.rounding == "sparse_vector" else "word", "rounding")
         query: Explained | None = None
         if asked.query is not None:
-            check_size([asked.query], 1, service.limits.max_characters_per_text)
+            text = cut_text(asked.query, service) if asked.truncate == "end" else asked.query
+            check_size([text], 1, service.limits.max_characters_per_text)
             as_query = asked.model_copy(
                 update={
                     "input_type": "query",
@@ -153,7 +155,7 @@ async def _answer(
             )
             wanted = _wanted(as_query, service, model)
             asked = asked.model_copy(update={"query_encoding": None})
-            (query,) = await service.explainer.explain(model, [asked.query or ""], wanted, *client)
+            (query,) = await service.explainer.explain(model, [text], wanted, *client)
         explained = await service.explainer.explain(model, texts, _wanted(asked, service, model), *client)
         body: dict[str, Any] = {
             "version": resident.version,
@@ -162,9 +164,9 @@ async def _answer(
             "scores": None if query is None else [],
         }
         kind: InputType = "query" if asked.input_type == "query" else "document"
-        for index, (text, found) in enumerate(zip(texts, explained, strict=True)):
+        for index, (whole, found) in enumerate(zip(asked.texts, explained, strict=True)):
             there = None if index in refused else found
-            body["texts"].append(None if there is None else _explanation(there, text, model, keys, kind))
+            body["texts"].append(None if there is None else _explanation(there, whole or "", model, keys, kind))
             if query is not None:
                 body["scores"].append(None if there is None else _score(query, there, asked, model, keys))
             await asyncio.sleep(0)
@@ -233,14 +235,13 @@ def _reason(reason: Reason, vocabulary: Sequence[str]) -> dict[str, Any]:
 
 def _tokens(explained: Explained, model: LoadedModel) -> list[dict[str, Any]]:
     """`silent`: why a token is no word of the vector itself; its position may have brought others all the same."""
-    never = set(model.manifest.never_emitted_ids)
     own = {at for reason in explained.reasons if reason.own for at, _ in reason.shares}
     tokens: list[dict[str, Any]] = []
     for index, (window, piece) in enumerate(explained.tokens):
         silent = None
         if piece.start is None:
             silent = "special"
-        elif piece.id in never and index not in own:
+        elif index not in own and model.never_emits(piece.id):
             silent = "never_emitted"
         tokens.append(
             {

@@ -31,6 +31,7 @@ async def info(request: Request) -> JSONResponse:
                 "architecture": manifest.architecture,
                 "activation": manifest.activation,
                 "pooling": manifest.pooling,
+                "query_encoder": manifest.query_encoder and asdict(manifest.query_encoder),
                 "vocabulary_size": manifest.vocabulary_size,
                 "max_length_document": manifest.max_length_document,
                 "max_length_query": manifest.max_length_query,

@@ -89,7 +89,9 @@ class TextsRequest(BaseModel):
         description="Model version or alias; without it, the one served. May also be ?version= or X-Model-Version.",
     )
     truncate: Annotated[Literal["end", "error"], BeforeValidator(_lower)] = Field(
-        "end", description="What becomes of a text that is longer than the model reads: loses its end, or an error."
+        "end",
+        description="What becomes of a text that is longer than the model reads, or than the service takes: loses "
+        "its end, or an error.",
     )
     long_texts: Annotated[LongTexts | None, BeforeValidator(_lower)] = Field(
         None,

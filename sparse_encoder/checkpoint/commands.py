@@ -12,22 +12,25 @@ from sparse_encoder.artifact import Activation, Pooling, read_artifact
 from sparse_encoder.checkpoint import inspection
 from sparse_encoder.checkpoint.convert import GoldenMaker, convert
 from sparse_encoder.checkpoint.directory import SourceError
-from sparse_encoder.checkpoint.locate import locate, open_located
+from sparse_encoder.checkpoint.locate import Located, locate, open_located
 from sparse_encoder.checkpoint.shapes import is_artifact
-from sparse_encoder.checkpoint.source import Choices, Source, read_source
+from sparse_encoder.checkpoint.source import Choices, Source, read_pair, read_source
 
 _SAMPLE = "손해배상"
+_MODEL = "directory, or owner/name or owner/name/folder on the hub, optionally with @revision"
 _NO_TORCH = "torch and transformers are not installed (the extra train)"
 
 
 def add_parsers(commands: Any) -> None:
     inspect = commands.add_parser("inspect", help="what a checkpoint is, and whether it will be served")
-    inspect.add_argument("model", help="directory, or owner/name on the hub, optionally with @revision")
+    inspect.add_argument("model", help=_MODEL)
     inspect.add_argument("--text", default=_SAMPLE, help=f"text of the sample (default {_SAMPLE})")
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser("convert", help="write a checkpoint as an artifact")
-    convert.add_argument("model", help="directory, or owner/name on the hub, optionally with @revision")
+    convert.add_argument("model", help=_MODEL)
     convert.add_argument("out", type=Path, help="directory to write; it must not exist")
+    for command in (inspect, convert):
+        command.add_argument("--query-model", help="the checkpoint that encodes queries, where that is another one")
     for side in ("document", "query"):
         convert.add_argument(f"--max-length-{side}", type=int, help="tokens; instead of what the checkpoint says")
     convert.add_argument("--activation", choices=get_args(Activation), help="instead of what the checkpoint says")
@@ -37,7 +40,7 @@ def add_parsers(commands: Any) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     found = locate(options.model)
-    if is_artifact(found.path):
+    if is_artifact(found.path) and options.query_model is None:
         with tempfile.TemporaryDirectory(prefix="inspect-") as folder:
             artifact = open_located(found, Path(folder))
             _print(*inspection.of_artifact(artifact.path, artifact.manifest))
@@ -46,7 +49,7 @@ def _inspect(options: argparse.Namespace) -> None:
             except ImportError:
                 _print(f"sample: none, {_NO_TORCH}")
     else:
-        source = read_source(found.path, found.name, revision=found.revision)
+        source = _read(found, options.query_model, Choices())
         _print(*inspection.of_source(source))
         _sample(source, options.text)
     _print("will be served: yes")
@@ -75,9 +78,15 @@ def _convert(options: argparse.Namespace) -> None:
     if is_artifact(found.path):
         raise SourceError(f"{found.path} is an artifact already: serve it as it is")
     choices = Choices(**{name: getattr(options, name) for name in Choices.__dataclass_fields__})
-    source = read_source(found.path, found.name, choices, found.revision)
+    source = _read(found, options.query_model, choices)
     convert(source, options.out, reference)
     _print(f"{options.out}: {source.version}")
+
+
+def _read(found: Located, query_model: str | None, choices: Choices) -> Source:
+    if query_model is None:
+        return read_source(found.path, found.name, choices, found.revision)
+    return read_pair(found, locate(query_model), choices)
 
 
 def _reference() -> GoldenMaker | None:

@@ -11,11 +11,14 @@ from pathlib import Path
 from safetensors.numpy import save_file
 
 from sparse_encoder.artifact import (
+    CONFIG,
     GOLDEN,
+    QUERY_PREFIX,
     TOKENIZER,
     Artifact,
     Description,
     GoldenVector,
+    QueryEncoder,
     TrainingOrigin,
     describe_files,
     write_artifact,
@@ -31,7 +34,7 @@ _KEPT = {"README.md": SOURCE_CARD, "LICENSE": "LICENSE", "LICENSE.txt": "LICENSE
 
 _CARD = """# {version}
 
-Converted from `{name}` (revision {revision}). Weight of token j of a text, over its positions t: {formula}.
+Converted from {sources}. Weight of token j of a text, over its positions t: {formula}.
 
 Architecture {architecture}; {emitted:,} of {vocabulary:,} tokens can be emitted{closed}.
 At most {document} tokens for documents and {query} for queries. Golden vectors: {golden}.
@@ -66,7 +69,7 @@ def convert(source: Source, target: Path, golden: GoldenMaker) -> Path:
         _write_files(source, description, directory)
         (directory / GOLDEN).touch()
         vectors = list(golden.vectors(Artifact(directory, describe_files(directory, description))))
-        if not any(vector.ids for vector in vectors):
+        if {vector.input_type for vector in vectors if vector.ids} != {"document", "query"}:
             raise SourceError("no text gets a vector from it: its training collapsed, or it is no sparse encoder")
         write_golden(directory / GOLDEN, vectors)
 
@@ -74,6 +77,7 @@ def convert(source: Source, target: Path, golden: GoldenMaker) -> Path:
 
 
 def _description(source: Source, golden: str) -> Description:
+    queries = source.queries
     return Description(
         version=source.version,
         architecture=source.layout.architecture,
@@ -86,18 +90,30 @@ def _description(source: Source, golden: str) -> Description:
         prompt_document=source.shape.prompt_document,
         prompt_query=source.shape.prompt_query,
         max_active_tokens=source.shape.max_active_tokens,
+        query_encoder=_query_encoder(queries) if queries else None,
         golden_tolerance=GOLDEN_TOLERANCE,
         evaluation={"golden_vectors": golden},
         training=TrainingOrigin(
-            commit=source.revision, command=f"converted from {source.name}", base=source.name, data_origin=()
+            commit=source.revision,
+            command=f"converted from {source.name}"
+            + (f", queries from {queries.name}@{queries.revision}" if queries else ""),
+            base=source.name,
+            data_origin=(),
         ),
     )
 
 
-def _write_files(source: Source, description: Description, directory: Path) -> None:
+def _query_encoder(queries: Source) -> QueryEncoder:
+    return QueryEncoder(
+        architecture=queries.layout.architecture, activation=queries.shape.activation, pooling=queries.shape.pooling
+    )
+
+
+def _write_encoder(source: Source, directory: Path, prefix: str) -> None:
     weights, tied = source.weights()
-    save_file(weights, directory / "model.safetensors", {"format": "pt"})
-    (directory / "model.safetensors").chmod(0o644)  # the library writes for its user only
+    file = directory / f"{prefix}model.safetensors"
+    save_file(weights, file, {"format": "pt"})
+    file.chmod(0o644)  # the library writes for its user only
     config = {
         "architectures": [source.layout.architecture],
         **source.config,
@@ -106,7 +122,13 @@ def _write_files(source: Source, description: Description, directory: Path) -> N
         "tie_word_embeddings": tied,
         "dtype": "float32",
     }
-    _write_json(directory / "config.json", config)
+    _write_json(directory / f"{prefix}{CONFIG}", config)
+
+
+def _write_files(source: Source, description: Description, directory: Path) -> None:
+    _write_encoder(source, directory, "")
+    if source.queries:
+        _write_encoder(source.queries, directory, QUERY_PREFIX)
     (directory / TOKENIZER).write_text(source.tokenizer.to_json(), encoding="utf-8")
     tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -124,17 +146,13 @@ def _write_files(source: Source, description: Description, directory: Path) -> N
 
 
 def _card(source: Source, description: Description, has_card: bool) -> str:
-    own = source.layout.layers.own_weight
-    inner = f"relu({own}(state[t])), where t holds j," if own else "relu(logit[t, j])"
-    for _ in range(description.activation.count("log1p")):
-        inner = f"log1p({inner})"
+    encoders = [source, *([source.queries] if source.queries else [])]
     return _CARD.format(
         version=description.version,
-        name=source.name,
-        revision=source.revision,
-        formula=f"the {'maximum' if description.pooling == 'max' else 'sum'} of `{inner}`",
-        closed="" if own else ", the others are closed in the output bias",
-        architecture=description.architecture,
+        sources=", for queries from ".join(f"`{one.name}` (revision {one.revision})" for one in encoders),
+        formula=", of queries ".join(map(_formula, encoders)),
+        closed="" if source.layout.layers.own_weight else ", the others are closed in the output bias",
+        architecture=", of queries ".join(one.layout.architecture for one in encoders),
         emitted=description.vocabulary_size - len(description.never_emitted_ids),
         vocabulary=description.vocabulary_size,
         document=description.max_length_document,
@@ -142,6 +160,14 @@ def _card(source: Source, description: Description, has_card: bool) -> str:
         golden=description.evaluation["golden_vectors"],
         card=f", see {SOURCE_CARD}" if has_card else "",
     )
+
+
+def _formula(source: Source) -> str:
+    own = source.layout.layers.own_weight
+    inner = f"relu({own}(state[t])), where t holds j," if own else "relu(logit[t, j])"
+    for _ in range(source.shape.activation.count("log1p")):
+        inner = f"log1p({inner})"
+    return f"the {'maximum' if source.shape.pooling == 'max' else 'sum'} of `{inner}`"
 
 
 def _write_json(path: Path, document: dict[str, object]) -> None:

@@ -30,9 +30,7 @@ class Directory:
         self.root = root
         self._checkpoint = checkpoint or self
         self._used: set[Path] = set()
-        resolved = root.resolve()
-        # The hub's cache keeps the content beside its snapshots, which are links to it.
-        self._inside = resolved.parent.parent if resolved.parent.name == "snapshots" else resolved
+        self._inside = _whole(root.resolve())
 
     def folder(self, name: str) -> Directory:
         """:raises SourceError: if `name` leaves the directory or is none."""
@@ -113,3 +111,9 @@ class Directory:
                 f"{self.root / name} is a link to {path}, outside of the checkpoint: copy the file itself"
             )
         return path
+
+
+def _whole(root: Path) -> Path:
+    """What links of `root` may lead to: the hub's cache keeps the content beside its snapshots, which are links."""
+    caches = (folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots")
+    return next((cache for cache in caches if (cache / "blobs").is_dir()), root)

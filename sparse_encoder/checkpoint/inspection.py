@@ -34,7 +34,7 @@ def of_source(source: Source) -> Iterator[str]:
         yield f"prompts: {source.shape.prompt_document!r} for documents, {source.shape.prompt_query!r} for queries"
     if source.shape.max_active_tokens:
         yield f"tokens of a vector: {source.shape.max_active_tokens} unless a request says otherwise"
-    yield f"queries: {'inference-free by default' if source.query_tokens else 'by the encoder'}"
+    yield f"queries: {_queries(source)}"
     yield _memory(source.weight_bytes)
 
 
@@ -44,6 +44,8 @@ def of_artifact(path: Path, manifest: Manifest) -> Iterator[str]:
     yield f"kind: an artifact of this project, {manifest.version} of {manifest.created}"
     yield f"architecture: {manifest.architecture}"
     yield f"weight of a token: {manifest.activation}, {manifest.pooling} over positions"
+    if queries := manifest.query_encoder:
+        yield f"queries: by {queries.architecture}, {queries.activation}, {queries.pooling} over positions"
     yield from _vocabulary(backend, manifest.never_emitted_ids, manifest.vocabulary_size)
     yield f"lengths: {manifest.max_length_document} tokens for documents, {manifest.max_length_query} for queries"
     yield _memory(manifest.weight_bytes)
@@ -64,6 +66,17 @@ def sample(artifact: Artifact, text: str) -> str:
         raise SourceError(f"{artifact.path} does not encode a text: {error}") from error
     words = (f"{token} {weight:.2f}" for token, weight in vector.to_words(reference.tokenizer.vocabulary).items())
     return f"sample: {text} → {', '.join(words) or 'nothing'}"
+
+
+def _queries(source: Source) -> str:
+    if other := source.queries:
+        layout, shape = other.layout, other.shape
+        return (
+            f"by an encoder of their own, {other.name}: {shape.kind}, {layout.architecture}, "
+            f"{layout.vocabulary_size:,} x {layout.layers.embedding_size} embeddings, {shape.activation}, "
+            f"{shape.pooling} over positions"
+        )
+    return "inference-free by default" if source.query_tokens else "by the encoder"
 
 
 def _memory(weight_bytes: int) -> str:

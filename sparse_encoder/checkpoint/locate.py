@@ -23,8 +23,13 @@ from sparse_encoder.checkpoint.shapes import is_artifact
 from sparse_encoder.checkpoint.tensors import CONVERT
 from sparse_encoder.checkpoint.weights import PICKLES
 
-#: owner/name, and optionally @ and a branch, tag or commit. No part begins with a dot, so none leads out of anything.
-HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
+#: owner/name, optionally a folder in it, and optionally @ and a branch, tag or commit. No part begins with a dot, so
+#: none leads out of anything.
+HUB_NAME = re.compile(
+    r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:/(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?"
+    r"(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?",
+    re.ASCII,
+)
 #: What is downloaded: weights that hold no code, and texts; of an artifact of ours, what its manifest names.
 FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "sparse_linear.pt", "README.md", "LICENSE", "NOTICE"]
 #: And this where there are no safetensors; of these files tensors alone are read.
@@ -51,10 +56,10 @@ def locate(model: str) -> Located:
     name = HUB_NAME.fullmatch(model)
     if not name or ".." in model:
         raise SourceError(
-            f"{model!r} is no directory and no name on the hub: give the path of a checkpoint, or owner/name, "
-            "optionally with @revision"
+            f"{model!r} is no directory and no name on the hub: give the path of a checkpoint, or owner/name or "
+            "owner/name/folder, optionally with @revision"
         )
-    return _download(name[1], name[2])
+    return _download(name["repository"], name["folder"], name["revision"])
 
 
 def open_located(located: Located, cache_dir: Path) -> Artifact:
@@ -74,7 +79,8 @@ def open_located(located: Located, cache_dir: Path) -> Artifact:
     return read_artifact(target)
 
 
-def _download(repository: str, revision: str | None) -> Located:
+def _download(repository: str, folder: str | None, revision: str | None) -> Located:
+    place = f"{folder}/" if folder else ""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -88,36 +94,40 @@ def _download(repository: str, revision: str | None) -> Located:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        patterns = FILES
+        patterns = [place + pattern for pattern in FILES]
         with suppress(DryRunError):  # offline, or the hub is away: the cache may hold all of it
-            everything = [*FILES, *(f"*{ending}" for ending in PICKLES)]
+            everything = [*patterns, *(f"{place}*{ending}" for ending in PICKLES)]
             files = snapshot_download(repository, revision=revision, dry_run=True, allow_patterns=everything)
-            patterns = _patterns(repository, [file.filename for file in files])
+            patterns += _more_patterns(repository, place, [file.filename for file in files])
             wanted = [file for file in files if file.will_download and matches(file.filename, patterns)]
             _check_room(repository, sum(file.file_size or 0 for file in wanted), HF_HUB_CACHE)
         path = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-        if is_artifact(path):  # all of it, since its manifest says what each file must be
-            snapshot_download(repository, revision=path.name, allow_patterns=[*read_manifest(path).files])
+        named = path / place
+        if is_artifact(named):  # all of it, since its manifest says what each file must be
+            files_of_it = [place + name for name in read_manifest(named).files]
+            snapshot_download(repository, revision=path.name, allow_patterns=files_of_it)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise SourceError(
             f"{repository} cannot be had from the hub ({type(error).__name__}: {reason}): see that the name and the "
             "revision are right, that HF_TOKEN may read it, and that it was downloaded before if HF_HUB_OFFLINE is set"
         ) from error
-    return Located(path, repository, path.name)
+    if not named.is_dir():
+        raise SourceError(f"{repository} has no folder {folder} with a checkpoint in it: see that the name is right")
+    return Located(named, f"{repository}/{folder}" if folder else repository, path.name)
 
 
-def _patterns(repository: str, names: list[str]) -> list[str]:
-    """What of a repository that has files of these `names` is downloaded."""
+def _more_patterns(repository: str, place: str, names: list[str]) -> list[str]:
+    """What is downloaded besides `FILES` of a repository that has files of these `names` in the folder `place`."""
     if any(name.endswith(".safetensors") for name in names):
-        return FILES
+        return []
     pickles = [name for name in names if name.endswith(PICKLES)]
-    if pickles and not any(matches(name, [TORCH_FILES]) for name in names):
+    if pickles and not any(matches(name, [place + TORCH_FILES]) for name in names):
         raise SourceError(
             f"{repository} has its weights in {pickles[0]} only, a pickle, which can run any code when it is read: it "
             f"is not downloaded. Convert it where you trust it, with torch, in its directory: {CONVERT}"
         )
-    return [*FILES, TORCH_FILES]
+    return [place + TORCH_FILES]
 
 
 def matches(name: str, patterns: list[str]) -> bool:

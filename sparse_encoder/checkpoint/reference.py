@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparse_encoder.architectures import ARCHITECTURES
-from sparse_encoder.artifact import TOKENIZER, Artifact, GoldenVector, InputType, Manifest
+from sparse_encoder.artifact import QUERY_PREFIX, TOKENIZER, Artifact, GoldenVector, InputType, Manifest
 from sparse_encoder.checkpoint.convert import GoldenMaker
 from sparse_encoder.checkpoint.golden import GOLDEN_TEXTS
 from sparse_encoder.model import load_masked_lm
@@ -24,11 +26,12 @@ class Reference:
     def __init__(self, artifact: Artifact) -> None:
         self._manifest = artifact.manifest
         self.tokenizer = Tokenizer.from_file(artifact.path / TOKENIZER)
-        self._own = ARCHITECTURES[artifact.manifest.architecture].head == "own"
-        load = load_own_weights if self._own else load_masked_lm
-        self._model: Any = load(artifact.path, attn_implementation="eager")
+        documents = _Encoder(artifact.part("document"))
+        self._encoders: dict[InputType, _Encoder] = {
+            "document": documents,
+            "query": _Encoder(artifact.part("query")) if artifact.manifest.query_encoder else documents,
+        }
 
-    @torch.no_grad()
     def vector(self, text: str, input_type: InputType) -> SparseVector:
         """The vector of one text, by the formula of the manifest."""
         manifest = self._manifest
@@ -36,7 +39,24 @@ class Reference:
         (tokenised,) = self.tokenizer.encode_batch([manifest.prompted(text, input_type)], length)
         if not tokenised.content_tokens:
             return SparseVector.from_pairs([], [])
-        ids = torch.tensor([tokenised.ids])
+        return self._encoders[input_type].vector(tokenised.ids)
+
+
+class _Encoder:
+    def __init__(self, artifact: Artifact) -> None:
+        """`artifact`: of one encoder, or the part of two that is one."""
+        self._manifest = artifact.manifest
+        self._own = ARCHITECTURES[artifact.manifest.architecture].head == "own"
+        load = load_own_weights if self._own else load_masked_lm
+        with tempfile.TemporaryDirectory(prefix="reference-") as folder:  # of names that transformers knows
+            for name in (*artifact.manifest.weight_files, artifact.config.name):
+                if name.startswith(QUERY_PREFIX) == bool(artifact.prefix):
+                    (Path(folder) / name.removeprefix(artifact.prefix)).symlink_to(artifact.path.absolute() / name)
+            self._model: Any = load(Path(folder), attn_implementation="eager")
+
+    @torch.no_grad()
+    def vector(self, token_ids: list[int]) -> SparseVector:
+        manifest, ids = self._manifest, torch.tensor([token_ids])
         if self._own:
             row = torch.zeros(manifest.vocabulary_size)
             row = row.index_reduce(0, ids[0], self._model(ids, torch.ones_like(ids))[0], "amax")

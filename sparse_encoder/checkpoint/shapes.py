@@ -32,6 +32,7 @@ class Shape:
     prompt_query: str = ""
     max_active_tokens: int = 0  #: kept of a vector; 0: all
     query_weights: Directory | None = None  #: of a module with a fixed weight for each token of a query
+    queries: Shape | None = None  #: of the encoder that queries have for themselves
     own_weight: str | None = None  #: name of the file with a head that weighs own tokens
 
     @property
@@ -83,15 +84,17 @@ def _sentence_transformers(directory: Directory) -> Shape:
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise SourceError(f"{directory.root / MODULES} must hold a list of modules: download it again")
     route = [(_class_name(module.get("type")), _folder(directory, module.get("path"))) for module in modules]
-    if [name for name, _ in route] == ["Router"]:
-        shape = _routed(route[0][1])
+    if route and route[0][0] == "Router":
+        shape = _routed(route[0][1], route[1:])
     else:
         shape = _pipeline(route)
         shape = replace(shape, kind=f"sentence-transformers, {' + '.join(name for name, _ in route)}")
-    return replace(shape, trusts_tokenizer=True, **_settings(directory))
+    told = {"trusts_tokenizer": True, **_settings(directory)}
+    return replace(shape, queries=shape.queries and replace(shape.queries, **told), **told)
 
 
-def _routed(directory: Directory) -> Shape:
+def _routed(directory: Directory, rest: list[tuple[str, Directory]]) -> Shape:
+    """`rest`: modules that both ways lead to."""
     router = directory.settings(ROUTER)
     types, structure = router.get("types"), router.get("structure")
     if not isinstance(types, dict) or not isinstance(structure, dict):
@@ -101,15 +104,13 @@ def _routed(directory: Directory) -> Shape:
         parts = structure.get(side)
         if not isinstance(parts, list) or not all(isinstance(part, str) and part in types for part in parts):
             raise SourceError(f"{directory.root / ROUTER} has no route for a {side}: use a checkpoint with both")
-        routes[side] = [(_class_name(types[part]), _folder(directory, part)) for part in parts]
+        routes[side] = [*((_class_name(types[part]), _folder(directory, part)) for part in parts), *rest]
     document = _pipeline(routes["document"])
     if structure["query"] == structure["document"]:
         return replace(document, kind="sentence-transformers, router with one way")
     if [name for name, _ in routes["query"]] != ["SparseStaticEmbedding"]:
-        raise SourceError(
-            f"{directory.root / ROUTER} gives queries the modules {', '.join(name for name, _ in routes['query'])}: "
-            "served are SparseStaticEmbedding, or the same as for documents"
-        )
+        kind = "sentence-transformers, router with two encoders"
+        return replace(document, kind=kind, queries=replace(_pipeline(routes["query"]), kind=kind))
     return replace(
         document,
         kind="sentence-transformers, router with inference-free queries",
@@ -121,7 +122,8 @@ def _pipeline(modules: list[tuple[str, Directory]]) -> Shape:
     names = [name for name, _ in modules]
     if len(names) != 2 or names[0] not in ("Transformer", "MLMTransformer") or names[1] != "SpladePooling":
         raise SourceError(
-            f"its modules are {', '.join(names) or 'none'}: served are a masked language model and SpladePooling"
+            f"its modules are {', '.join(names) or 'none'}: served are a masked language model and SpladePooling, and "
+            "for queries in a router SparseStaticEmbedding as well"
         )
     (_, encoder), (_, pooling) = modules
     transformer = encoder.settings("sentence_bert_config.json")

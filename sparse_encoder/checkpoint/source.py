@@ -7,21 +7,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_encoder.architectures import Layout, layout_of_config
 from sparse_encoder.artifact import CLOSED_BIAS, Activation, Pooling
 from sparse_encoder.checkpoint.directory import Directory, SourceError
+from sparse_encoder.checkpoint.locate import Located
 from sparse_encoder.checkpoint.query_weights import find_query_tokens
-from sparse_encoder.checkpoint.shapes import Shape, find_shape
+from sparse_encoder.checkpoint.shapes import Shape, find_shape, is_artifact
 from sparse_encoder.checkpoint.tensors import Tensor
 from sparse_encoder.checkpoint.tokenizer_files import SourceTokenizer, read_tokenizer
 from sparse_encoder.checkpoint.weights import open_weights, read_file
 from sparse_encoder.fields import FieldError
+from sparse_encoder.layouts import Layout, layout_of_config
 from sparse_encoder.query_tokens import QueryTokens
 
 #: Unless sentence-transformers or the user names a length: longer texts are rare, and cost memory for all.
@@ -58,6 +60,7 @@ class Source:
     query_tokens: QueryTokens | None
     max_length_document: int
     max_length_query: int
+    queries: Source | None = None  #: the encoder that queries have for themselves; of it lengths and prompt are those
 
     @property
     def never_emitted_ids(self) -> tuple[int, ...]:
@@ -75,14 +78,16 @@ class Source:
     @property
     def weight_bytes(self) -> int:
         """Of the artifact's weights, at most."""
-        return sum(4 * int(np.prod(tensor.shape, dtype=np.int64)) for tensor in self.tensors.values())
+        own = sum(4 * int(np.prod(tensor.shape, dtype=np.int64)) for tensor in self.tensors.values())
+        return own + (self.queries.weight_bytes if self.queries else 0)
 
     @cached_property
     def hash(self) -> str:
         """The same for the same files and choices, wherever they lie."""
         # Prompts and the like lie in a file that was read.
         choices = (self.shape.activation, self.shape.pooling, self.max_length_document, self.max_length_query)
-        return self.directory.hash(json.dumps([CONVERSION, *choices]))
+        own = self.directory.hash(json.dumps([CONVERSION, *choices]))
+        return sha256(f"{own} {self.queries.hash}".encode()).hexdigest() if self.queries else own
 
     @property
     def version(self) -> str:
@@ -119,9 +124,62 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
 
     :raises SourceError: if it cannot be served.
     """
-    choices = choices or Choices()
-    directory = Directory(path)
+    directory, choices = Directory(path), choices or Choices()
     shape = find_shape(directory)
+    if shape.queries is None:
+        source = _read(directory, shape, name, choices, revision)
+        tokens = find_query_tokens(directory, shape, source.tokenizer, source.never_emitted_ids)
+        return replace(source, query_tokens=tokens)
+    documents = _read(directory, shape, name, replace(choices, max_length_query=None), revision)
+    queries = _read(directory, shape.queries, name, replace(choices, max_length_document=None), revision)
+    return _paired(documents, queries)
+
+
+def read_pair(documents: Located, queries: Located, choices: Choices | None = None) -> Source:
+    """Two checkpoints as one, of which the second is for queries.
+
+    :raises SourceError: if one of them cannot be served, or the vectors of one are not for those of the other.
+    """
+    choices = choices or Choices()
+    for located in (documents, queries):
+        if is_artifact(located.path):
+            raise SourceError(
+                f"{located.name} is an artifact of this project, one version with all that it needs: give checkpoints "
+                "of others, or the artifact alone, without --query-model"
+            )
+    one = read_source(documents.path, documents.name, replace(choices, max_length_query=None), documents.revision)
+    other = read_source(queries.path, queries.name, replace(choices, max_length_document=None), queries.revision)
+    for source in (one, other):
+        if source.queries or source.query_tokens:
+            raise SourceError(
+                f"{source.name} says itself how queries are encoded: leave out --query-model, or give a "
+                "checkpoint of one encoder"
+            )
+    return _paired(one, other)
+
+
+def _paired(documents: Source, queries: Source) -> Source:
+    if parts := documents.tokenizer.differences(queries.tokenizer):
+        raise SourceError(
+            f"documents and queries have tokenizers that differ ({', '.join(parts)}), so the words of one are not "
+            "those of the other: use two encoders of one tokenizer"
+        )
+    kept = documents.shape.max_active_tokens, queries.shape.max_active_tokens
+    if kept[0] != kept[1]:
+        raise SourceError(
+            f"the encoders of documents and queries keep {kept[0]} and {kept[1]} tokens (max_active_dims in "
+            "config_sentence_transformers.json): make both equal, or leave both out; a request says top_k"
+        )
+    return replace(
+        documents,
+        shape=replace(documents.shape, prompt_query=queries.shape.prompt_query),
+        max_length_query=queries.max_length_query,
+        queries=queries,
+    )
+
+
+def _read(directory: Directory, shape: Shape, name: str, choices: Choices, revision: str) -> Source:
+    """One encoder of the checkpoint in `directory`, without fixed weights for queries."""
     config = shape.encoder.settings("config.json")
     try:
         plan = layout_of_config(config, shape.head)
@@ -159,7 +217,7 @@ def read_source(path: Path, name: str, choices: Choices | None = None, revision:
         layout=plan,
         tensors=tensors,
         tokenizer=tokenizer,
-        query_tokens=find_query_tokens(directory, shape, tokenizer, tokenizer.special_ids),
+        query_tokens=None,
         max_length_document=lengths[0],
         max_length_query=lengths[1],
     )

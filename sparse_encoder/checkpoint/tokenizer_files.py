@@ -34,6 +34,13 @@ class SourceTokenizer:
     special_ids: tuple[int, ...]  #: ascending; also those that no token has
     max_length: int | None  #: tokens
 
+    def differences(self, other: SourceTokenizer) -> list[str]:
+        """The parts in which `other` makes other tokens of a text."""
+        mine, theirs = (json.loads(one.backend.to_str()) for one in (self, other))
+        parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
+        different = [part for part in parts if mine.get(part) != theirs.get(part)]
+        return different + (["special tokens"] if self.special_ids != other.special_ids else [])
+
     def to_json(self) -> str:
         """For `tokenizer.json` of an artifact."""
         return json.dumps(json.loads(self.backend.to_str()), ensure_ascii=False) + "\n"

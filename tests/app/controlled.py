@@ -23,8 +23,10 @@ class ControlledEncoder:
     def __init__(self, inner: Encoder) -> None:
         self._inner = inner
         self._open = threading.Event()
+        self._aside_open = threading.Event()
         self._entered = threading.Semaphore(0)
         self._open.set()
+        self._aside_open.set()
         self.fails = False
         self.poison: list[int] | None = None  #: ids of a text that makes it raise
         self.specialised = threading.Event()
@@ -34,6 +36,7 @@ class ControlledEncoder:
         self.may_explain.set()
         self.most_texts = self.most_tokens = 1_000_000  #: of a batch; a larger one has no memory
         self.batches: list[list[list[int]]] = []  #: of token ids, without padding
+        self.asides: list[int] = []  #: texts of each batch of these that was to be encoded aside
 
     def specialise(self) -> None:
         self.specialised.set()
@@ -59,25 +62,36 @@ class ControlledEncoder:
 
     def hold(self) -> None:
         """From now on every batch waits inside the encoder until `release`."""
+        self._forget()
+        self._open.clear()
+
+    def hold_aside(self) -> None:
+        """The same of batches that are encoded aside alone."""
+        self._forget()
+        self._aside_open.clear()
+
+    def _forget(self) -> None:
         self.batches.clear()
         while self._entered.acquire(blocking=False):
             pass
-        self._open.clear()
 
     def release(self) -> None:
         self._open.set()
+        self._aside_open.set()
         self.may_explain.set()
 
     async def entered(self) -> None:
         """Returns when one more batch has reached the encoder since `hold`."""
         await asyncio.to_thread(self._entered.acquire)
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
         self.batches.append([row[:n].tolist() for row, n in zip(batch.ids, batch.lengths, strict=True)])
+        if aside:
+            self.asides.append(len(batch.ids))
         self._entered.release()
-        self._open.wait()
+        (self._aside_open if aside else self._open).wait()
         if len(batch.ids) > self.most_texts or batch.ids.shape[1] > self.most_tokens:
             raise OutOfMemory("the device is full")
         if self.fails or self.poison in self.batches[-1]:
             raise MemoryError("secret detail of the encoder")
-        return self._inner.encode(batch)
+        return self._inner.encode(batch, aside=aside)

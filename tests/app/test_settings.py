@@ -40,6 +40,7 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_settings_stay_few() -> None:
     assert set(Settings.model_fields) == {
         "model",
+        "query_model",
         "max_length_document",
         "max_length_query",
         "cache_dir",
@@ -75,6 +76,7 @@ def test_the_settings_stay_few() -> None:
         "top_k_document",
         "top_k_query",
         "long_texts",
+        "longest_run_seconds",
         "max_windows",
         "dotted_tokens",
         "drain_seconds",

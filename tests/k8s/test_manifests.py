@@ -16,6 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.bulk.options import parser
 from app.metrics import Metrics
 from app.settings import Settings
 from app.web.api import router
@@ -130,7 +131,7 @@ def test_every_environment_variable_is_a_setting_of_the_service(overlay: str) ->
                 used = re.findall(r"\$\((\w+)\)", " ".join(container.get("args", ())))
                 names |= variables - set(used)  # what the manifest itself puts into the command
     known = {f"SPARSE_ENCODER_{name.upper()}" for name in Settings.model_fields}
-    assert names - known == set()
+    assert names - known - {"HOME", "RAY_AUTH_MODE"} == set()  # which Ray reads
 
 
 @pytest.mark.parametrize("overlay", SERVING)
@@ -226,3 +227,19 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
     assert set(re.findall(r'\{labels: .*alertname="(\w+)"', cases)) == known
     quiet = cases.partition("name: all is well")[2].partition("- name:")[0]
     assert set(re.findall(r"\{alertname: (\w+), eval_time: \w+\}", quiet)) == known
+
+
+def test_the_command_of_the_bulk_job_is_one() -> None:
+    job = find("bulk", "RayJob")["spec"]
+    words = job["entrypoint"].split()
+    assert words[:3] == ["python", "-m", "app.bulk"]
+    options = parser().parse_args(words[3:])
+    workers = job["rayClusterSpec"]["workerGroupSpecs"][0]
+    (spec,) = pod_specs(workers)
+    assert str(options.threads) == spec["containers"][0]["resources"]["requests"]["cpu"]
+    assert options.concurrency == workers["replicas"]
+    assert (options.store, options.output[:5], options.address) == (
+        "s3://models/sparse-encoder",
+        "s3://",
+        "$RAY_ADDRESS",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,12 +12,31 @@ import pytest
 from app.opensearch.__main__ import main
 from app.opensearch.cluster import Cluster
 from app.opensearch.service import EncoderService
-from scripts.opensearch_node import VERSIONS, NodeError, assemble, missing_tools, running_node
+from scripts.opensearch_node import running_node
+from scripts.opensearch_parts import VERSIONS, NodeError, assemble, missing_tools
 from tests.app.server import Server
 from tests.opensearch.live import Live, Run, Setup, serve
+from tests.opensearch.versions_table import PROPERTY, REFUSED, VersionsTable, column_of
 
 #: Whether a machine that cannot run OpenSearch fails the tests that need it, as in CI, or leaves them out.
 REQUIRED = os.environ.get("REQUIRE_OPENSEARCH") == "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--versions-table", type=Path, metavar="FILE", help="write which test ran on which OpenSearch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if target := config.getoption("--versions-table", None):
+        config.pluginmanager.register(VersionsTable(target), "versions table")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent:
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            if column := column_of(item.fixturenames, params):
+                item.user_properties.append((PROPERTY, column))
 
 
 def leave_out(reason: str) -> NoReturn:
@@ -40,6 +59,12 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         Cluster(node.url) as cluster,
     ):
         yield Live(version, cluster)
+
+
+@pytest.fixture
+def refused(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Called by a test of what a version cannot do, and must refuse."""
+    return lambda: request.node.user_properties.append((PROPERTY, REFUSED))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +101,7 @@ def run(live: Live, capsys: pytest.CaptureFixture[str]) -> Run:
 def indices(live: Live) -> Iterator[None]:
     """Indices go after a test. What `setup` made stays: the next one leaves alone or replaces it."""
     yield
-    live.cluster.request("DELETE", "/ko-sparse-*,second-*")
+    live.cluster.request("DELETE", "/ko-sparse-*,second-*,semantic-*")
 
 
 @pytest.fixture

@@ -35,11 +35,17 @@ class Live:
     def is_3(self) -> bool:
         return self.version.startswith("3.")
 
-    def bulk(self, index: str, documents: Sequence[Mapping[str, Any]], **options: object) -> list[dict[str, Any]]:
+    def bulk(
+        self,
+        index: str,
+        documents: Sequence[Mapping[str, Any]],
+        numbers: Sequence[int] | None = None,
+        **options: object,
+    ) -> list[dict[str, Any]]:
         """The outcome of indexing each document under its number: `{"status", "error"?, ...}`."""
         lines = [
             json.dumps(line)
-            for number, document in enumerate(documents)
+            for number, document in zip(numbers or range(len(documents)), documents, strict=True)
             for line in ({"index": {"_index": index, "_id": str(number)}}, document)
         ]
         query = "&".join(["refresh=true", *(f"{key}={value}" for key, value in options.items())])
@@ -48,11 +54,11 @@ class Live:
 
     def index(self, index: str, documents: Sequence[Mapping[str, Any]], **options: object) -> None:
         """Like `bulk`; every document must succeed."""
-        assert [item.get("error") for item in self.bulk(index, documents, **options)] == [None] * len(documents)
+        assert [item.get("error") for item in self.bulk(index, documents, None, **options)] == [None] * len(documents)
 
     def documents(self, index: str) -> list[dict[str, Any]]:
         """Every document, by number."""
-        hits = self.cluster.request("POST", f"/{index}/_search?search_pipeline=_none", {"size": 1000})["hits"]["hits"]
+        hits = self.cluster.request("POST", f"/{index}/_search?search_pipeline=_none", {"size": 10_000})["hits"]["hits"]
         return [hit["_source"] for hit in sorted(hits, key=lambda hit: int(hit["_id"]))]
 
     def vectors(self, index: str, field: str = "text") -> list[Vector]:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.opensearch.cluster import RequestFailed
@@ -108,6 +109,28 @@ def test_a_service_that_wants_a_key_gets_it_from_the_connectors(
         run("check", *encoder, "--api-key-file", str(keys["right"]))
         again = run("setup", *encoder, "--api-key-file", str(keys["right"]))
         assert again.splitlines()[-1] == "nothing had to be changed"
+
+
+def test_a_new_key_of_the_service_is_given_to_the_connectors(
+    live: Live, run: Run, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    entries = tmp_path / "entries"
+    files = [tmp_path / "old", tmp_path / "new"]
+    for file in files:
+        file.write_text(f"s3cret-{file.name}")
+    options = [("--api-key-file", str(file)) for file in files]
+    known = [f"opensearch:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    entries.write_text(known[0])
+    with serve(tiny_artifact, "--port", "0", "--api-keys-file", str(entries)) as server:
+        encoder = ("--encoder", server.url)
+        run("setup", *encoder, *options[0])
+        entries.write_text(known[1])
+        headers = {"Authorization": f"Bearer {files[1].read_text()}"}
+        while not httpx.get(f"{server.url}/info", headers=headers, timeout=None).is_success:
+            pass  # it reads the file again
+        assert "-> the service wants a key: run setup" in run("check", *encoder, *options[1], fails=True)
+        assert "replaced connector ko-sparse-queries" in run("setup", *encoder, *options[1])
+        run("check", *encoder, *options[1])
 
 
 def test_check_says_what_is_wrong_and_what_to_do(live: Live, run: Run, tiny_artifact: Path) -> None:

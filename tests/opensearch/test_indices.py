@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.opensearch.cluster import RequestFailed
+from app.opensearch.service import EncoderService
 from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, neural
 
 # The first test downloads OpenSearch.
@@ -175,7 +177,7 @@ SIDES = ("documents", "queries")
 
 
 def test_queries_outside_the_search_pipeline_find_with_the_id_that_is_printed(
-    live: Live, run: Run, encoder: Setup
+    live: Live, run: Run, encoder: Setup, service: EncoderService
 ) -> None:
     printed = run("setup", *encoder)
     live.index("ko-sparse-a", DOCUMENTS[:5])
@@ -204,6 +206,12 @@ def test_queries_outside_the_search_pipeline_find_with_the_id_that_is_printed(
         else:
             with pytest.raises(RequestFailed, match=r"-> .*name it in the query"):
                 _found(live, f"/ko-sparse-a/_{way.removesuffix('_')}", body(bare))
+    if live.is_3:  # a bare query gets the English tokens of OpenSearch's own
+        (vector,) = service.encode([DOCUMENTS[1]["text"]], input_type="query")
+        path = "/ko-sparse-a/_validate/query?explain=true"
+        for query, ours in ((named, True), (bare, False)):
+            (answer,) = live.cluster.request("POST", path, {"query": query})["explanations"]
+            assert (set(re.findall(r"feature=(.+?), ", answer["explanation"])) == vector.keys()) == ours
     assert live.search("ko-sparse-a", bare) == live.search("ko-sparse-a", named) != {}
     run("setup", *encoder, "--name", "second")
     live.index("second-a", DOCUMENTS[5:7])

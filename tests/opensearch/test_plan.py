@@ -13,8 +13,9 @@ import yaml
 
 from app.opensearch.__main__ import _parser
 from app.opensearch.advice import ADVICE, advice_for
-from app.opensearch.facts import Facts, OpenSearchError, Version, parse_version
+from app.opensearch.facts import SECURITY, Facts, OpenSearchError, Version, parse_version
 from app.opensearch.plan import (
+    ACCESS_CONTROL,
     LOCAL_FILE,
     ML_NODES_ONLY,
     PRIVATE,
@@ -148,6 +149,41 @@ def test_nori_is_used_where_it_is() -> None:
         for made in (plan(), plan(facts=with_nori))
     ]
     assert analyzers == ["cjk", "nori"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"access_mode": "public"}),
+        ({"access": "private"}, {"access_mode": "private"}),
+        ({"access": "restricted", "backend_roles": ("a",)}, {"access_mode": "restricted", "backend_roles": ["a"]}),
+    ],
+)
+def test_models_and_connectors_say_who_may_use_them_where_the_cluster_asks(
+    options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    controlled = {setting: "true" for setting in ACCESS_CONTROL.values()}
+    secured = dataclasses.replace(FACTS, plugins=PLUGINS | {SECURITY}, settings={**SETTINGS, **controlled})
+    for kind in ("model group", "connector"):
+        body = plan(facts=secured, **options).resource(kind).body
+        assert {key: body[key] for key in ("access_mode", "backend_roles") if key in body} == expected
+        # A cluster that does not control it refuses to be told.
+        of_none = dataclasses.replace(secured, plugins=PLUGINS)
+        assert "access_mode" not in plan(facts=of_none).resource(kind).body
+    if options:
+        with pytest.raises(OpenSearchError, match="needs the security plugin and"):
+            plan(**options)
+
+
+def test_an_access_and_its_roles_come_together() -> None:
+    for options in ({"access": "restricted"}, {"backend_roles": ("a",)}, {"access": "public", "backend_roles": ("a",)}):
+        with pytest.raises(OpenSearchError, match="give both or neither"):
+            plan(**options)
+
+
+@pytest.mark.parametrize(("version", "has"), [((3, 6, 0), True), ((3, 5, 0), False), ((2, 19, 1), False)])
+def test_models_serve_semantic_fields_where_that_does_no_harm(version: Version, has: bool) -> None:
+    assert ("model_config" in plan(version).resource("model").body) == has
 
 
 def test_settings_are_put_back_by_the_last_set_up_unless_somebody_changed_them() -> None:

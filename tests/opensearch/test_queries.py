@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from app.opensearch.service import EncoderService
+from scripts.opensearch_parts import has_nori
 from tests.opensearch.live import DOCUMENTS, Live, Run, Setup, assert_vectors, dot, encode_requests, neural
 from tests.tiny import SENTENCES
 
@@ -45,6 +47,17 @@ def test_a_query_scores_documents_by_the_dot_product(
         assert live.search("ko-sparse-a", neural("text_sparse", text)) == pytest.approx(expected, rel=2**-8)
 
 
+def test_words_are_found_by_the_korean_analyzer_where_the_nodes_have_one(live: Live, run: Run, encoder: Setup) -> None:
+    run("setup", *encoder)
+    live.index("ko-sparse-a", [{"text": "손해배상을 청구하였다"}, {"text": "한편"}])
+    analyzer = live.cluster.request("GET", "/ko-sparse-a/_mapping")["ko-sparse-a"]["mappings"]["properties"]["text"]
+    assert analyzer["analyzer"] == ("nori" if has_nori(live.version) else "cjk")
+    for query in ("배상", "손해배상", "청구"):
+        assert list(live.search("ko-sparse-a", {"match": {"text": query}})) == ["0"]
+    # Two syllables that stand side by side are a word to cjk only.
+    assert bool(live.search("ko-sparse-a", {"match": {"text": "해배"}})) != has_nori(live.version)
+
+
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.2, 0.8)])
 def test_a_hybrid_query_adds_the_normalised_scores_of_words_and_meaning(
     live: Live, run: Run, encoder: Setup, weights: tuple[float, float]
@@ -74,10 +87,13 @@ def test_a_hybrid_query_by_ranks(live: Live, run: Run, encoder: Setup) -> None:
     assert live.search("ko-sparse-a", {"hybrid": {"queries": sides}}) == pytest.approx(expected, abs=1e-4)
 
 
-def test_one_model_for_both_sides(live: Live, run: Run, encoder: Setup, service: EncoderService) -> None:
+def test_one_model_for_both_sides(
+    live: Live, run: Run, encoder: Setup, service: EncoderService, refused: Callable[[], None]
+) -> None:
     if not live.is_3:
-        refused = run("setup", *encoder, "--queries", "asymmetric", fails=True)
-        assert "--queries asymmetric needs OpenSearch 3.6.0 or newer, this is 2.19.1" in refused
+        refused()
+        error = run("setup", *encoder, "--queries", "asymmetric", fails=True)
+        assert "--queries asymmetric needs OpenSearch 3.6.0 or newer, this is 2.19.1" in error
         return
     run("setup", *encoder, "--queries", "asymmetric")
     live.index("ko-sparse-a", DOCUMENTS)
@@ -91,10 +107,17 @@ def test_one_model_for_both_sides(live: Live, run: Run, encoder: Setup, service:
 
 @pytest.mark.parametrize("queries", ["service", "asymmetric", "tokenizer"])
 def test_seismic(
-    live: Live, run: Run, encoder: Setup, service: EncoderService, tiny_artifact: Path, queries: str
+    live: Live,
+    run: Run,
+    encoder: Setup,
+    service: EncoderService,
+    tiny_artifact: Path,
+    queries: str,
+    refused: Callable[[], None],
 ) -> None:
     options = (*encoder, "--engine", "seismic", "--queries", queries, "--artifact", str(tiny_artifact))
     if not live.is_3:
+        refused()
         assert "needs OpenSearch 3." in run("setup", *options, fails=True)
         return
     run("setup", *options)
@@ -153,9 +176,16 @@ def test_a_tokenizer_of_another_model_is_refused(run: Run, encoder: Setup) -> No
     ids=["fields", "chunks", "tokenizer", "seismic"],
 )
 def test_explain_says_which_words_make_the_score_that_opensearch_gives(
-    live: Live, run: Run, encoder: Setup, service: EncoderService, tiny_artifact: Path, options: tuple[str, ...]
+    live: Live,
+    run: Run,
+    encoder: Setup,
+    service: EncoderService,
+    tiny_artifact: Path,
+    options: tuple[str, ...],
+    refused: Callable[[], None],
 ) -> None:
     if "seismic" in options and not live.is_3:
+        refused()
         assert "needs OpenSearch 3." in run("setup", *encoder, *options, fails=True)
         return
     artifact = ("--artifact", str(tiny_artifact)) if "tokenizer" in options else ()

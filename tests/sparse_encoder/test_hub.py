@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from sparse_encoder.artifact import read_artifact
@@ -47,6 +48,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_artifact: Path) -> Iterat
     (pickled / "weights.pt").write_bytes(b"\x80\x04")
     foreign.bge_m3(folder / "someone" / "bge")
     shutil.copytree(tiny_artifact, folder / "someone" / "ours")
+    shutil.copytree(tiny_artifact, folder / "someone" / "several" / "sparse" / "ours")
+    foreign.distilbert(folder / "someone" / "several" / "documents")
+    foreign.small(folder / "someone" / "several" / "queries")
+    (folder / "someone" / "several" / "queries" / "optimizer.pt").write_bytes(b"\x80\x04")
     with hubs.running(folder) as hub:
         hub.private.add("someone/private")
         yield hub
@@ -91,6 +96,23 @@ def test_files_of_torch_are_downloaded_where_there_is_nothing_else(hub: Hub, tmp
     assert "colbert_linear.pt" not in names
 
 
+def test_a_folder_of_a_repository_is_a_checkpoint_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    hub.downloaded.clear()
+    found = located("someone/several/queries@v1", environment(hub, tmp_path))
+    assert (found.returncode, found.stderr) == (0, "")
+    path, name, revision = found.stdout.split()
+    assert (Path(path).name, name, revision) == ("queries", "someone/several/queries", hub.commit("someone/several"))
+    assert {Path(file).parent.as_posix() for file in hub.downloaded} == {"someone/several/queries"}
+    assert {file.name for file in Path(path).iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    again = located("someone/several/queries@v1", environment(hub, tmp_path, HF_HUB_OFFLINE="1"))
+    assert again.stdout == found.stdout
+
+
 def test_a_private_checkpoint_takes_a_token(hub: Hub, tmp_path: Path) -> None:
     refused = located("someone/private", environment(hub, tmp_path))
     assert refused.returncode == 1
@@ -107,6 +129,8 @@ def test_a_private_checkpoint_takes_a_token(hub: Hub, tmp_path: Path) -> None:
             {},
             "weights.pt only, a pickle, which can run any code when it is read: it is",
         ),
+        ("someone/several/absent", {}, "someone/several has no folder absent with a checkpoint in it"),
+        ("someone/several/../ours", {}, "is no directory and no name on the hub"),
         ("someone/absent", {}, "someone/absent cannot be had from the hub (RepositoryNotFoundError"),
         ("someone/shared@v9", {}, "someone/shared cannot be had from the hub (RevisionNotFoundError"),
         ("someone/shared", {"HF_HUB_OFFLINE": "1"}, "that it was downloaded before if HF_HUB_OFFLINE is set"),
@@ -157,9 +181,22 @@ def test_the_service_starts_from_a_name_and_refuses_one_that_is_none(hub: Hub, t
     assert any("someone/pickled has its weights in weights.pt only" in line for line in refused.log)
 
 
-def test_an_artifact_of_ours_is_served_from_the_hub_as_it_is(hub: Hub, tiny_artifact: Path, tmp_path: Path) -> None:
+def test_two_folders_of_a_repository_are_served_as_a_pair(hub: Hub, tmp_path: Path) -> None:
     names = environment(hub, tmp_path / "hf")
-    command = ("-m", "app", "--port", "0", "--precision", "f32", "--encoder-threads", "1", "--model", "someone/ours")
+    options = ("--cache-dir", str(tmp_path), "--precision", "f32", "--encoder-threads", "1")
+    pair = ("--model", "someone/several/documents", "--query-model", "someone/several/queries")
+    with running("-m", "app", "--port", "0", *options, *pair, **names) as server:
+        model = httpx.get(f"{server.url}/info", timeout=None).json()["model"]
+    assert model["query_encoder"]["architecture"] == "BertForMaskedLM"
+    assert model["version"].startswith("someone-several-documents-")
+
+
+@pytest.mark.parametrize("name", ["someone/ours", "someone/several/sparse/ours"])
+def test_an_artifact_of_ours_is_served_from_the_hub_as_it_is(
+    name: str, hub: Hub, tiny_artifact: Path, tmp_path: Path
+) -> None:
+    names = environment(hub, tmp_path / "hf")
+    command = ("-m", "app", "--port", "0", "--precision", "f32", "--encoder-threads", "1", "--model", name)
     with running(*command, "--cache-dir", str(tmp_path / "cache"), **names) as server:
         server.terminate()
         assert server.wait() == 0

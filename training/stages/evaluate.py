@@ -82,6 +82,8 @@ class TextEncoder:
     def from_artifact(cls, path: Path) -> TextEncoder:
         """Read a published artifact, to compare with. Raises ``ArtifactError`` if it is none or has no query tokens."""
         manifest = read_artifact(path).manifest
+        if manifest.query_encoder:
+            raise ArtifactError(f"{path}: has two encoders, and one is compared here: name a model with one")
         tokenizer = Tokenizer.from_file(path / "tokenizer.json")
         queries = QueryTokens.read(path, manifest.vocabulary_size)
         if queries is None:

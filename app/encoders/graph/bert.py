@@ -1,5 +1,5 @@
 """BERT and models near it: (XLM-)RoBERTa, CamemBERT, DistilBERT and ELECTRA generators by other names, MPNet with a
-bias of attention by distance, GTE with rotary positions and gated layers."""
+bias of attention by distance, GTE with rotary positions and gated layers, DeBERTa with scores of distances."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from openvino import opset15 as op
 
 from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
+from app.encoders.graph.disentangled import DistanceScores
 from app.encoders.graph.rotary import rotate, rotation
 from sparse_encoder.layers import RELATIVE_BUCKETS, RELATIVE_REACH, BertShape
 
@@ -27,8 +28,11 @@ def bert_states(build: Builder, shape: BertShape, ids: ov.Node, positions: ov.No
     if shape.rotation:
         size = shape.hidden_size // shape.heads
         turn = rotation(shape.rotation.theta, size, positions, shape.rotation.divisors)
+    apart = None
+    if shape.disentangled:
+        apart = DistanceScores(build, shape, shape.disentangled, positions, attention_mask)
     for layer in range(shape.layers):
-        hidden = _layer(build, shape, f"{shape.layer}.{layer}", hidden, attention_mask, turn)
+        hidden = _layer(build, shape, f"{shape.layer}.{layer}", hidden, apart or attention_mask, turn)
     return hidden
 
 
@@ -79,7 +83,7 @@ def _layer(
     shape: BertShape,
     prefix: str,
     hidden: ov.Node,
-    attention_mask: ov.Node,
+    mask: ov.Node | DistanceScores,
     turn: tuple[ov.Node, ov.Node] | None,
 ) -> ov.Node:
     head_size = shape.hidden_size // shape.heads
@@ -89,7 +93,11 @@ def _layer(
     )
     if turn:
         query, key = (rotate(part, turn, head_size) for part in (query, key))
-    context = merge_heads(op.scaled_dot_product_attention(query, key, value, attention_mask), shape.heads, head_size)
+    if isinstance(mask, DistanceScores):
+        context = op.scaled_dot_product_attention(query, key, value, mask.mask(prefix, query, key), mask.scale)
+    else:
+        context = op.scaled_dot_product_attention(query, key, value, mask)
+    context = merge_heads(context, shape.heads, head_size)
     attended = op.add(build.linear(f"{prefix}.{shape.attended}", context), hidden)
     hidden = build.layer_norm(f"{prefix}.{shape.attended_norm}", attended, shape.epsilon)
     if shape.gate:

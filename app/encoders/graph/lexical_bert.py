@@ -13,9 +13,9 @@ from openvino import opset15 as op
 
 from app.encoders.base import EncoderError
 from app.encoders.graph.builder import Builder, index, scalar
-from sparse_encoder.architectures import layout
 from sparse_encoder.fields import Fields
 from sparse_encoder.layers import BertShape
+from sparse_encoder.layouts import layout
 
 #: Sums over the places of a text are made in integers: in bf16, 256 and 1 are 256. So many bits are behind the point:
 #: of counts, which leaves room for 8,191 places; of sums of weights, for an average of 63 over 1,024 places; and of

@@ -47,7 +47,7 @@ def build_reading_graph(
         states = bert_states(build, shape, ids, positions, mask)
         outputs["weights"] = op.squeeze(op.relu(build.linear(shape.own_weight, states)), index([2]))
     else:
-        outputs["states"] = head_states(build, shape, ids, positions, mask)
+        outputs["states"] = head_states(build, shape, ids, positions, mask, blocks=True)
     for name, node in outputs.items():
         node.output(0).get_tensor().set_names({name})
     return ov.Model([op.result(node) for node in outputs.values()], [ids, lengths], "reading")

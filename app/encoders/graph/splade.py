@@ -20,10 +20,11 @@ from app.encoders.graph.bert import bert_head, bert_states
 from app.encoders.graph.builder import Builder, Int8, index, scalar
 from app.encoders.graph.lexical_bert import LexicalBertShape, OwnWords, lexical_states
 from app.encoders.graph.modernbert import modernbert_states
-from sparse_encoder.architectures import Architecture, layout
+from sparse_encoder.architectures import Architecture
 from sparse_encoder.artifact import Activation, Pooling
 from sparse_encoder.fields import FieldError, Fields
 from sparse_encoder.layers import BertShape, ModernBertShape
+from sparse_encoder.layouts import layout
 from sparse_encoder.weights import Weights
 
 #: Rows of the output matrix in one tile: large enough to be as fast as one product, small enough to stay in the cache.
@@ -42,13 +43,19 @@ class Kind:
 
 
 def build_graph(
-    kind: Kind, config: Mapping[str, Any], weights: Weights, emitted_ids: NDArray[np.int32], int8: Int8
+    kind: Kind,
+    config: Mapping[str, Any],
+    weights: Weights,
+    emitted_ids: NDArray[np.int32],
+    int8: Int8,
+    *,
+    blocks: bool = False,
 ) -> ov.Model:
     """Inputs `ids` i32 [B, L] and `lengths` i32 [B]; output f32 [B, len(emitted_ids)], column j for emitted_ids[j].
 
     Where the head weighs own tokens, the output is f32 [B, L]: what the token of each position weighs.
 
-    `config` is the checkpoint's `config.json`.
+    `config` is the checkpoint's `config.json`. `blocks`: for long texts, see `modernbert_states`.
 
     :raises EncoderError: if the model is of a kind that this graph does not compute, or a weight is missing.
     :raises WeightsError: if a weight cannot be used.
@@ -70,7 +77,7 @@ def build_graph(
         states = bert_states(build, shape, ids, positions, mask)
         vectors = op.squeeze(op.relu(build.linear(shape.own_weight, states)), index([2]))
     else:
-        states = head_states(build, shape, ids, positions, mask)
+        states = head_states(build, shape, ids, positions, mask, blocks=blocks)
         # The first position is never padding. Its copy in place of every padded one leaves each maximum as it is.
         first = op.gather(states, index([0]), index(1))
         decoder, bias = _decoder(build, shape, emitted_ids)
@@ -92,12 +99,18 @@ def inputs() -> tuple[ov.Node, ov.Node, ov.Node, ov.Node]:
 
 
 def head_states(
-    build: Builder, shape: BertShape | ModernBertShape, ids: ov.Node, positions: ov.Node, mask: ov.Node
+    build: Builder,
+    shape: BertShape | ModernBertShape,
+    ids: ov.Node,
+    positions: ov.Node,
+    mask: ov.Node,
+    *,
+    blocks: bool,
 ) -> ov.Node:
     """What the decoder multiplies, f32 [B, L, hidden], of a model with nothing but a head over the vocabulary."""
     if isinstance(shape, BertShape):
         return bert_head(build, shape, bert_states(build, shape, ids, positions, mask))
-    return modernbert_states(build, shape, ids, positions, mask)
+    return modernbert_states(build, shape, ids, positions, mask, blocks=blocks)
 
 
 def _lexical_bert(
@@ -200,3 +213,14 @@ def with_bf16_output(graph: ov.Model) -> ov.Model:
     (result,) = graph.get_results()
     output = op.result(op.convert(result.input_value(0), ov.Type.bf16))
     return ov.Model([output], graph.get_parameters(), "splade")
+
+
+def with_sums(graph: ov.Model, block: int) -> ov.Model:
+    """`graph` with a second output, [B, columns // block]: sums of its output over blocks of columns, from which can be
+    told where there is anything, and whether all is finite; of a maximum NaN would be lost."""
+    (result,) = graph.get_results()
+    vectors = result.input_value(0)
+    blocks = vectors.get_partial_shape()[1].get_length() // block
+    whole = op.slice(vectors, index([0]), index([blocks * block]), index([1]), index([1]))
+    sums = op.reduce_sum(op.reshape(whole, index([0, blocks, block]), True), index([2]))
+    return ov.Model([result, op.result(sums)], graph.get_parameters(), "splade")

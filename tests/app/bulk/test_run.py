@@ -5,56 +5,28 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import urllib.request
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.bulk.command import main
+from app.bulk.files import RunError
 from app.bulk.plan import Ids
+from app.bulk.progress import Progress
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
 from sparse_encoder.batching import by_length
 from sparse_encoder.store import Store
+from tests.app.bulk.corpus import DIRTY, Command, documents, parquet, write
 from tests.app.conftest import openvino
-from tests.tiny import SENTENCES, publish
-
-Command = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def command(tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`python -m app.bulk encode` with the tiny model; its exit status and what it says."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        model = ("--model", tiny_artifact, "--precision", "f32", "--threads", 1, "--cache-dir", tmp_path / "cache")
-        code = main(["encode", *map(str, (*arguments, *model))])
-        printed = capsys.readouterr()
-        return code, printed.out + printed.err
-
-    return run
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def documents(count: int = 40) -> list[dict[str, Any]]:
-    texts = [" ".join(SENTENCES[(n + k) % len(SENTENCES)] for k in range(1 + n % 3)) for n in range(count)]
-    return [{"id": f"d{n}", "title": text[:6], "text": text, "year": n} for n, text in enumerate(texts)]
-
-
-def parquet(directory: Path) -> list[dict[str, Any]]:
-    parts = sorted(directory.glob("part-*.parquet"))
-    return [row for part in parts for row in pyarrow.parquet.read_table(part).to_pylist()]
+from tests.tiny import publish
 
 
 def test_vectors_are_those_of_the_service_and_columns_stay(
@@ -96,22 +68,8 @@ def test_lines_for_bulk_requests_and_one_vector_of_several_texts(command: Comman
     assert [line["year"] for line in lines[1::2]] == [0, 1, 2]
 
 
-DIRTY = [
-    *(json.dumps(row, ensure_ascii=False).encode() for row in documents(5)),
-    b'{"id": "d3", "text": "again"}',
-    b'{"id": "", "text": "no id"}',
-    b'{"id": "x1", "text": 5}',
-    b'{"id": "x2", "text": "\xb0\xa1"}',
-    b'{"id": "x3", "text": null}',
-    b'{"id": "x4"}',
-    b"broken",
-    '{"id": "x5", "text": "ㆍㆍ"}'.encode(),
-    ('{"id": "x6", "text": "' + "손해배상 " * 200 + '"}').encode(),
-]
-
-
 def test_every_bad_row_is_told_and_counted(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"\n".join(DIRTY))
+    (tmp_path / "a.jsonl").write_bytes(DIRTY)
     code, said = command(tmp_path / "a.jsonl", tmp_path / "out", "--id", "id", "--part-rows", 4)
     assert code == 3
     assert "14 rows: 7 documents, 7 rejected" in said
@@ -208,6 +166,7 @@ def test_what_can_be_wrong_at_first_is_a_sentence(
         ((tmp_path / "none.csv", tmp_path / "o1"), "there is no such file"),
         ((source, tmp_path / "o2", "--text", "body"), "no row has a column body; there are id, title, text, year"),
         ((source, source), "cannot be used"),
+        ((source, tmp_path / "o4", "--concurrency", 2), "--concurrency is of --address"),
         ((source, "http://127.0.0.1:9/nothing"), "does not answer"),
         ((source, tmp_path / "o3", "--store", tmp_path / "store"), "stable"),
     ):
@@ -309,3 +268,19 @@ def test_a_column_has_one_type(values: list[object], kind: str) -> None:
     for value in values:
         found = common_type(found, type_of(value))
     assert found == kind
+
+
+def test_metrics_are_served_while_it_runs() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RunError, match=rf"--metrics-port {port} cannot be listened to"):
+            Progress(10, print, port)
+    receipt = {"rows": 4, "documents": 3, "rejected": 1, "tokens": 50, "seconds": 0.5}
+    with Progress(10, print, port) as progress:
+        progress.skip(receipt)
+        progress.made(receipt)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+    assert {"sparse_encoder_bulk_rows 10.0", "sparse_encoder_bulk_done_rows_total 8.0"} <= set(lines)
+    assert {"sparse_encoder_bulk_documents_total 6.0", "sparse_encoder_bulk_rejected_rows_total 2.0"} <= set(lines)
+    assert {"sparse_encoder_bulk_tokens_total 100.0", "sparse_encoder_bulk_work_seconds_total 1.0"} <= set(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +15,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
+from app.encoders import openvino_encoder
 from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.explaining import Reason
+from app.encoders.graph.disentangled import buckets
+from app.encoders.graph.splade import Kind, build_graph
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder import modeling_lexical_bert
@@ -24,6 +30,7 @@ from sparse_encoder.artifact import Activation, Artifact, Pooling, read_manifest
 from sparse_encoder.model import SpladeModel
 from sparse_encoder.own_weights import OwnWeights
 from sparse_encoder.vector import SparseVector
+from sparse_encoder.weights import Weights
 from tests import lexical
 from tests.tiny import dense
 
@@ -57,8 +64,19 @@ class Trained:
         return [SparseVector.from_dense(vector) for vector in vectors]
 
 
-ENCODERS: dict[str, Callable[[Artifact], Encoder | Trained]] = {
+class Aside:
+    """As long texts are computed."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._encoder = OpenVINOEncoder(artifact, "f32", threads=1)
+
+    def encode(self, batch: TokenBatch) -> list[SparseVector]:
+        return self._encoder.encode(batch, aside=True)
+
+
+ENCODERS: dict[str, Callable[[Artifact], Encoder | Trained | Aside]] = {
     "openvino": lambda artifact: OpenVINOEncoder(artifact, "f32", threads=1),
+    "openvino aside": Aside,
     "torch": lambda artifact: TorchEncoder(artifact, "cpu", "f32"),
     "training": Trained,
 }
@@ -73,12 +91,12 @@ class Case:
     pooling: Pooling = "max"
 
     def __str__(self) -> str:
-        told = ("tie_word_embeddings", "parts", "related")
+        told = ("tie_word_embeddings", "parts", "related", "pos_att_type", "position_buckets")
         sizes = " ".join(f"{name} {self.sizes[name]}" for name in told if name in self.sizes)
         return f"{self.architecture} {self.activation} {self.pooling} {sizes}"
 
 
-MODERNBERT = {
+MODERNBERT: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "intermediate_size": 96,
     "num_hidden_layers": 4,
@@ -92,6 +110,16 @@ MODERNBERT = {
     "sep_token_id": 3,
 }
 DISTILBERT = {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": LONGEST}
+#: As DeBERTa v3 has it; many distances share a bucket.
+DEBERTA = BERT_SIZES | {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 16,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+}
 ROPE = {"rope_type": "default", "rope_theta": 20_000.0}
 #: As the conversion of the model type `new` writes it.
 SCALED_ROPE = {
@@ -112,6 +140,20 @@ CASES = [
     Case("XLMRobertaForMaskedLM", "XLMRobertaConfig", activation="relu"),
     Case("XLMRobertaModel", "XLMRobertaConfig", activation="relu"),
     Case("CamembertForMaskedLM", "CamembertConfig"),
+    Case("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA),
+    Case("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA | {"share_att_key": False, "pos_att_type": ["c2p"]}),
+    Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA
+        | {"share_att_key": False, "pos_att_type": ["p2c"], "position_biased_input": True, "norm_rel_ebd": "none"},
+        pooling="sum",
+    ),
+    Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA | {"position_buckets": -1, "max_relative_positions": 24, "type_vocab_size": 2},
+    ),
     Case("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": 32}),
     Case("ElectraForMaskedLM", "ElectraConfig", BERT_SIZES | {"embedding_size": HIDDEN}),
@@ -134,6 +176,16 @@ CASES = [
 
 def test_the_table_names_each_architecture_and_each_has_a_case() -> None:
     assert set(ARCHITECTURES) == set(get_args(Architecture)) == {case.architecture for case in CASES}
+
+
+@pytest.mark.parametrize(("size", "reach"), [(256, 512), (16, 182), (0, 24)])
+def test_distances_share_the_buckets_that_transformers_gives_them(size: int, reach: int) -> None:
+    """Those of DeBERTa v3 among them, at every distance that a text can have."""
+    words = torch.empty(1, 1, 512, 1)
+    theirs = build_relative_position(words, words, bucket_size=size, max_position=reach)[0].numpy()
+    ours = buckets(np.arange(-511, 512), size, reach)
+    for query in (0, 100, 511):
+        np.testing.assert_array_equal(ours[511 + query - np.arange(512)], theirs[query])
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -284,6 +336,64 @@ def explained_lexical(model: Any, text: list[int], found: dict[int, Reason]) -> 
         adds = float(added[0][tokens[0] == word].sum())
         assert sum(value for _, value in reason.related) == pytest.approx(adds, abs=1e-3)
         assert all(word in model.related_token[by] and by in places[0] for by, _ in reason.related)
+
+
+@pytest.fixture(scope="module")
+def modern(tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Random weights of the shape of ModernBERT."""
+    torch.manual_seed(5)
+    directory = tmp_path_factory.mktemp("modern")
+    configs: Any = transformers  # whose configs are typed too narrowly for the sizes in a dict
+    config = configs.ModernBertConfig(vocab_size=VOCABULARY, **MODERNBERT)
+    transformers.ModernBertForMaskedLM(config).save_pretrained(directory)
+    manifest = replace(
+        read_manifest(tiny_artifact),
+        architecture="ModernBertForMaskedLM",
+        vocabulary_size=VOCABULARY,
+        never_emitted_ids=NEVER,
+    )
+    return Artifact(directory, manifest)
+
+
+def test_nothing_in_the_graph_for_long_texts_grows_with_the_square_of_their_length(modern: Artifact) -> None:
+    kind = Kind(architecture="ModernBertForMaskedLM", activation="log1p_relu", pooling="max")
+    config = json.loads((modern.path / "config.json").read_text(encoding="utf-8"))
+    length, squares = 1237, {}
+    for blocks in (False, True):
+        with Weights(modern.path) as weights:
+            graph = build_graph(kind, config, weights, np.arange(VOCABULARY, dtype=np.int32), "lossless", blocks=blocks)
+        ids, lengths = graph.inputs
+        graph.reshape({ids: [1, length], lengths: [1]})
+        shapes = [output.get_shape() for node in graph.get_ordered_ops() for output in node.outputs()]
+        squares[blocks] = sum(math.prod(shape) >= length * length / 2 for shape in shapes)
+    assert squares[False] > 0
+    assert squares[True] == 0
+
+
+def test_long_texts_are_computed_in_blocks_and_short_ones_meanwhile(
+    modern: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = OpenVINOEncoder(modern, "f32", threads=1)
+    random = np.random.default_rng(6)
+    texts = [random.integers(10, VOCABULARY, length).tolist() for length in (97, 333, 8, 200)]
+    batch, short = TokenBatch.pad(texts, PAD), TokenBatch.pad(texts[2:3], PAD)
+    expected = encoder.encode(batch)
+    monkeypatch.setattr(openvino_encoder, "LONG_TEXT", 300)
+
+    def is_made() -> bool:
+        return encoder._long._request is not None
+
+    assert not is_made()  # nobody needed it yet
+    with encoder._long.held():  # as by a text that takes a minute
+        assert len(encoder.encode(short)[0])
+        encoder.give_back_memory()
+    monkeypatch.setattr(encoder, "_request", None)  # that of short texts
+    for vector, other in zip(encoder.encode(batch), expected, strict=True):
+        np.testing.assert_allclose(dense(vector, VOCABULARY), dense(other, VOCABULARY), rtol=0, atol=1e-4)
+    encoder._long.give_back()
+    assert is_made()  # it was used since the last time
+    encoder._long.give_back()
+    assert not is_made()
 
 
 def lexical_bert(directory: Path, tiny_artifact: Path, own_token: list[int]) -> Artifact:

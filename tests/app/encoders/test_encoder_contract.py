@@ -16,8 +16,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
-from app.encoders import openvino_encoder
-from app.encoders.base import Encoder, EncoderError, TokenBatch, sparse_rows
+from app.encoders import openvino_encoder, torch_encoder
+from app.encoders.base import Encoder, EncoderError, TokenBatch, as_f32, sparse_blocks, sparse_rows
 from app.encoders.graph import splade
 from app.encoders.graph.splade import Kind, build_graph
 from app.encoders.openvino_encoder import OpenVINOEncoder, efficient_shape
@@ -270,7 +270,7 @@ from app.encoders.base import TokenBatch
 from app.encoders.openvino_encoder import OpenVINOEncoder
 from app.models.loaded import open_artifact
 from app.models.memory import give_back_freed_memory
-from benchmarks.memory import megabytes
+from benchmarks.resident import megabytes
 encoder = OpenVINOEncoder(open_artifact(None), "int8", 1)
 for texts, tokens in ((1, 16), (8, 512)):
     encoder.encode(TokenBatch.pad([list(range(1000, 1000 + tokens))] * texts, 0))
@@ -305,9 +305,84 @@ def test_filled_shapes_give_the_same_vectors(
         np.testing.assert_allclose(dense(vector, size), dense(expected, size), rtol=0, atol=TOLERANCE)
 
 
+#: Operations of torch that start nothing on a device.
+VIEWS = {"view", "_unsafe_view", "reshape", "transpose", "t", "expand", "slice", "select", "as_strided", "unsqueeze"}
+VIEWS |= {"permute", "split", "split_with_sizes", "alias", "detach", "empty", "empty_strided", "empty_like", "numpy_T"}
+VIEWS |= {"resize_", "is_nonzero", "item", "_local_scalar_dense", "lift_fresh", "result_type", "resolve_conj", "to"}
+VIEWS |= {"resolve_neg", "squeeze", "unbind", "new_empty", "flatten", "zeros", "ones", "mT", "contiguous"}
+
+
+def kernels(run: Callable[[], object]) -> int:
+    """That a device would be asked for, as torch's profiler counts them on a CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        run()
+    started = [event for event in seen.events() or [] if event.name.startswith("aten::") and not event.cpu_children]
+    return sum(event.name.removeprefix("aten::") not in VIEWS for event in started)
+
+
+def test_a_batch_of_many_texts_starts_as_many_kernels_as_one_of_few(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_encoder, "VOCABULARY_TILE", artifact.manifest.vocabulary_size // 7 + 1)  # as 50,000 have
+    encoder = TorchEncoder(artifact, "cpu", "f32")
+    random, size = np.random.default_rng(1), artifact.manifest.vocabulary_size
+    batches = {
+        count: TokenBatch(random.integers(5, size, (count, 20), np.int32), random.integers(9, 21, count, np.int32))
+        for count in (32, 256)
+    }
+    counted = {count: kernels(lambda: encoder.encode(batch)) for count, batch in batches.items()}  # noqa: B023
+    assert counted[32] == counted[256]
+    inputs = encoder._inputs(batches[32])
+
+    @torch.inference_mode()
+    def alone() -> None:
+        model = encoder._model
+        (model.bert if encoder._lexical else model)(input_ids=inputs[0], attention_mask=inputs[1].long())
+
+    beyond = counted[32] - kernels(alone)
+    assert 0 < beyond <= (140 if encoder._lexical else 40), beyond
+
+
 def test_nan_is_an_error_and_no_empty_vector() -> None:
     with pytest.raises(ValueError, match="NaN or infinity"):
         sparse_rows(np.array([[1.0, np.nan]], np.float32), np.arange(2, dtype=np.int32))
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_what_blocks_hold_is_what_the_whole_holds(bits: int) -> None:
+    random = np.random.default_rng(2)
+    weights = np.maximum(random.normal(-2, 1, (5, 700)), 0).astype(np.float32)
+    weights[3], weights[4, 690] = 0, 1.5
+    if bits == 16:
+        weights = as_f32((weights.view(np.uint32) >> 16).astype(np.uint16))
+    ids = np.arange(700, dtype=np.int32) * 3
+    sums = weights[:, :640].reshape(5, 10, 64).sum(2)
+    given = weights if bits == 32 else (weights.view(np.uint32) >> 16).astype(np.uint16)
+    for vector, other in zip(sparse_blocks(given, sums, ids), sparse_rows(weights, ids), strict=True):
+        assert (vector.ids.tolist(), vector.weights.tolist()) == (other.ids.tolist(), other.weights.tolist())
+    for place in (sums[0], weights[0, 640:]):
+        kept, place[1] = place[1], np.nan
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            sparse_blocks(weights, sums, ids)
+        place[1] = kept
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_large_vocabulary_is_read_in_blocks(
+    precision: openvino_encoder.Precision,
+    artifact: Artifact,
+    tiny_tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = TokenBatch.pad([text.ids for text in tiny_tokenizer.encode_batch(TEXTS, 64)], tiny_tokenizer.pad_id)
+    whole = OpenVINOEncoder(artifact, precision, threads=1).encode(batch)
+    monkeypatch.setattr(openvino_encoder, "LARGE_VOCABULARY", 100)
+    monkeypatch.setattr(openvino_encoder, "sparse_rows", None)
+    encoder = OpenVINOEncoder(artifact, precision, threads=1)
+    encoder.specialise()
+    for vector, other in zip(encoder.encode(batch), whole, strict=True):
+        assert vector.ids.tolist() == other.ids.tolist()
+        np.testing.assert_allclose(vector.weights, other.weights, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("make", ENCODERS.values())

@@ -35,7 +35,16 @@ WORDS = "bert.embeddings.word_embeddings.weight"
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """To copy from: one of each kind that the cases below break."""
     folder = tmp_path_factory.mktemp("sources")
-    makers = (foreign.bert, foreign.modernbert, foreign.splade, foreign.routed, foreign.sharded, foreign.with_idf)
+    makers = (
+        foreign.bert,
+        foreign.modernbert,
+        foreign.splade,
+        foreign.routed,
+        foreign.sharded,
+        foreign.with_idf,
+        foreign.deberta_v2,
+        foreign.deberta_v2_new_head,
+    )
     return {make.__name__: make(folder / make.__name__) for make in makers}
 
 
@@ -289,7 +298,19 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "config is a list": ("bert", write("config.json", "[1]"), r"config\.json must hold a JSON object"),
     "weights link out": ("bert", link_out(WEIGHTS), r"is a link to .*elsewhere, outside of the checkpoint: copy"),
     "tokenizer links out": ("bert", link_out("tokenizer.json"), "is a link to .*elsewhere, outside of the checkpoint"),
-    "another model type": ("bert", change_config(model_type="deberta-v2"), "model_type 'deberta-v2', served are bert"),
+    "another model type": ("bert", change_config(model_type="deberta"), "model_type 'deberta', served are bert"),
+    "a convolution": (
+        "deberta_v2",
+        change_config(conv_kernel_size=3),
+        "conv_kernel_size '3', this software computes 0",
+    ),
+    "a kind of attention": (
+        "deberta_v2",
+        change_config(pos_att_type="p2p"),
+        "pos_att_type 'p2p', .* computes c2p, p2c",
+    ),
+    "distances that do not count": ("deberta_v2", change_config(relative_attention=False), "has no relative_attention"),
+    "another head than it says": ("deberta_v2_new_head", change_config(legacy=True), "its weights lack .*cls.predict"),
     "a model type that is none": ("bert", change_config(model_type=["bert"]), "has model_type .* served are bert"),
     "relative positions": ("bert", change_config(position_embedding_type="relative_key"), "'relative_key'.* absolute"),
     "an unknown function": (
@@ -350,7 +371,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "another way for queries": (
         "routed",
         change_json("router_config.json", queries_by_another_model),
-        "gives queries the modules MLMTransformer: served are SparseStaticEmbedding",
+        "its modules are MLMTransformer: served are a masked language model and SpladePooling, and for queries",
     ),
     "static weights that are NaN": ("routed", static_weights(set_to("weight", np.nan)), "holds NaN or infinity"),
     "static weights of another vocabulary": ("routed", other_static_vocabulary, "another vocabulary than the encoder"),
@@ -432,7 +453,10 @@ OUTSIDE = [
     "../m",
     "a/../b",
     "/etc/passwd",
-    "a/b/c",
+    "a/b/../c",
+    "a/b/.c",
+    "a/b//c",
+    "a/b/",
     "a/b@../../c",
     "a/b@c/../d",
     ".a/b",

@@ -22,6 +22,10 @@ class Text:
     abandoned: bool = False
     model: str = "served"
 
+    @property
+    def work(self) -> int:
+        return self.tokens
+
 
 def queue(*tokens: int, budget: int = 100) -> BatchQueue[Text]:
     made: BatchQueue[Text] = BatchQueue(budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -42,10 +43,10 @@ def model(tiny_artifact: Path, encoder: ControlledEncoder) -> LoadedModel:
 class OneModel(Engine):
     """Most tests have one."""
 
-    def __init__(self, model: LoadedModel, timeout: float = 50.0) -> None:
+    def __init__(self, model: LoadedModel, timeout: float = 50.0, longest_run: float = math.inf) -> None:
         self.pace = Pace(max_batch_tokens=64)
         admission = Admission(max_texts_in_flight=10, request_timeout_seconds=timeout, pace=self.pace)
-        super().__init__(Metrics(), admission, max_batch_tokens=64, query_cache_size=4)
+        super().__init__(Metrics(), admission, max_batch_tokens=64, query_cache_size=4, longest_run_seconds=longest_run)
         self.model = model
 
     async def vectors(self, texts: Sequence[str], input_type: InputType = "document") -> Encoding:
@@ -98,6 +99,25 @@ async def test_queries_overtake_documents_that_wait(engine: OneModel, encoder: C
     encoder.release()
     await asyncio.gather(running, document, query)
     assert [len(batch[0]) for batch in encoder.batches[1:]] == [query.result().tokens, document.result().tokens]
+
+
+async def test_a_query_does_not_wait_for_a_document_that_takes_long(
+    model: LoadedModel, encoder: ControlledEncoder
+) -> None:
+    engine = OneModel(model, longest_run=1.0)
+    engine.pace.tokens_per_second = 10.0
+    engine.start()
+    encoder.hold_aside()
+    document = start(engine, SENTENCES[0])
+    await encoder.entered()
+    assert len((await engine.vectors(["손해배상"], "query")).vectors[0])
+    assert not document.done()
+    late = start(engine, SENTENCES[1])  # which waits for the other, not for queries
+    await queued(engine, 1)
+    encoder.release()
+    await asyncio.gather(document, late)
+    assert encoder.asides == [1, 1]
+    await engine.stop()
 
 
 async def test_requests_that_wait_together_share_a_batch(engine: OneModel, encoder: ControlledEncoder) -> None:

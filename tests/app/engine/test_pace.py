@@ -26,3 +26,13 @@ def test_it_begins_with_what_was_measured() -> None:
     for _ in range(50):
         pace.observe(100, 1.0)
     assert pace.seconds(300) == pytest.approx(3.0, rel=0.01)
+
+
+def test_the_work_of_a_long_text_grows_with_the_square_as_it_was_seen() -> None:
+    pace = Pace(100, 100.0)
+    assert pace.work(1000) == 1000
+    pace.observe_alone(1000, 15.0)  # half as long again as so many short ones
+    assert (pace.work(1000), pace.work(10)) == (1500, 10)
+    assert pace.work(2000) == pytest.approx(4000)
+    pace.observe_alone(1000, 5.0)  # quicker than short ones, which says nothing of the square
+    assert pace.work(1000) == pytest.approx(1400)

@@ -197,7 +197,7 @@ def test_a_connection_stays_open_and_answers_are_never_compressed(connection: Co
         (404, "not_found", "/encode/", ["a"]),  # a redirect would not be followed
         (404, "not_found", "/%EA%B0%80", ["a"]),
         (413, "too_large", "/encode", ["a"] * 51),
-        (413, "too_large", "/encode", ["a" * 1_000_001]),
+        (413, "too_large", "/encode", {"texts": ["a" * 1_000_001], "truncate": "error"}),
         (422, "invalid_field", "/encode", {"texts": ["a", None]}),
         (422, "invalid_field", "/encode", {"texts": ["a"], "한글": 1}),
         (422, "invalid_field", "/encode", {"texts": ["a"], "sparse_embedding_format": "DENSE"}),
@@ -231,8 +231,9 @@ class ScaledEncoder(ControlledEncoder):
 
     factor = 1.0
 
-    def encode(self, batch: TokenBatch) -> list[SparseVector]:
-        return [SparseVector.from_pairs(v.ids, v.weights * self.factor) for v in super().encode(batch)]
+    def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
+        vectors = super().encode(batch, aside=aside)
+        return [SparseVector.from_pairs(vector.ids, vector.weights * self.factor) for vector in vectors]
 
 
 @asynccontextmanager

@@ -193,9 +193,7 @@ async def test_a_store_directory_that_vanishes_is_noticed_and_not_made_again(
     assert not root.exists()
 
 
-async def test_a_store_that_vanishes_while_it_is_read_is_noticed(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_store_that_vanishes_while_it_is_read_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     root, versions, vanished = Path(store.url), Store.versions, threading.Event()
 
     def vanish_between(store: Store) -> list[str]:

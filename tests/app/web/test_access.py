@@ -189,12 +189,26 @@ async def test_pages_of_other_origins_may_not_ask_unless_they_are_named(settings
         assert "access-control-allow-origin" not in other.headers
 
 
-async def test_a_text_of_too_many_characters_is_refused(settings: Settings) -> None:
+async def test_a_text_of_too_many_characters_loses_its_end_or_is_refused(settings: Settings) -> None:
+    long = "손해배상 청구와 그 밖의 일"
     async with serving(settings, max_characters_per_text=5) as client:
-        response = await client.post("/encode", json=["다섯글자다", "여섯글자이다"])
-        assert response.status_code == 413
-        assert response.json()["error"]["message"].startswith("item 1 has 6 characters, at most 5 are taken")
-        assert (await client.post("/encode", json=["다섯글자다"])).status_code == 200
+        both = {"texts": [long, "지하철", long[:5]]}
+        cut, short, same = (await client.post("/encode", json=both)).json()
+        assert cut == same != short
+        assert "sparse_encoder_cut_texts_total 1.0" in (await client.get("/metrics")).text.splitlines()
+        explained = (await client.post("/explain", json={"texts": [long], "query": long})).json()
+        assert {word["word"] for word in explained["texts"][0]["words"]} == same.keys()
+        assert {word["word"] for word in explained["query"]["words"]} <= same.keys()
+        assert [part["cut"]["stop"] for part in (explained["query"], *explained["texts"])] == [len(long)] * 2
+        assert (await client.post("/encode", json={**both, "on_error": "null"})).json() == [cut, short, same]
+        strict = {**both, "truncate": "error"}
+        for path, body in (("/encode", strict), ("/explain", {**strict, "texts": ["가"], "query": long})):
+            response = await client.post(path, json=body)
+            assert response.status_code == 413
+            assert response.json()["error"]["message"].startswith("item 0 has 15 characters, at most 5 are taken")
+        null, *rest = (await client.post("/encode", json={**strict, "on_error": "null"})).json()
+        assert [null, *rest] == [None, short, same]
+        assert "sparse_encoder_cut_texts_total 4.0" in (await client.get("/metrics")).text.splitlines()
 
 
 def test_tls(tiny_artifact: Path, tmp_path: Path) -> None:

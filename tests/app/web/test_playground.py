@@ -22,7 +22,7 @@ from tests.tiny import SENTENCES, publish
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY = "right"
-MOST_CHARACTERS = 2000
+MOST_BYTES = 20_000
 PATIENCE = 120_000  #: milliseconds; nothing is asserted about them
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> '\"><script>document.title='taken'</script> ${1} `x` 손해배상"
 
@@ -63,7 +63,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--encoder-threads",
         "1",
     ]
-    flags += ["--max-characters-per-text", str(MOST_CHARACTERS), "--precision", "f32"]
+    flags += ["--max-body-bytes", str(MOST_BYTES), "--precision", "f32"]
     with running("-m", "app", *flags, SPARSE_ENCODER_API_KEYS=entry("search", KEY)) as server:
         yield server.url
 
@@ -240,9 +240,9 @@ def test_errors_say_what_to_do(browser: Browser, service: str, opened: Opened) -
     expect(page.locator("#results .marked")).to_have_text("손해배상 청구")
     page.unroute("**/explain")
 
-    page.locator("#text").fill("가" * (MOST_CHARACTERS + 1))
+    page.locator("#text").fill("가" * MOST_BYTES)
     expect(trouble).to_contain_text("너무 깁니다", timeout=PATIENCE)
-    expect(trouble).to_contain_text(str(MOST_CHARACTERS))
+    expect(trouble).to_contain_text(str(MOST_BYTES))
     opened.show(" ".join(SENTENCES))
     expect(trouble).to_be_hidden(timeout=PATIENCE)
     cut = str(page.locator(".cut").text_content())
