@@ -16,20 +16,24 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from app.models.loaded import EMBEDDED
 from benchmarks import models, peer
+from benchmarks.figures import add_argument, write_figures
 from benchmarks.noise import Turns
 from benchmarks.products import roof
+from sparse_encoder.packed import read_packed
 
 #: Tokens of each text, texts in a batch.
 CASES = [(8, 1), (10, 1), (16, 1), (64, 1), (16, 32), (16, 128), (64, 32), (256, 8), (512, 4)]
 OURS = ["ours:f32", "ours:bf16", "ours:int8", "ours:int8-static"]
 PEERS = ["torch", "torch-bf16", "openvino", "openvino-int8"]
+NAMES = {"embedded": "embedded", "modernbert": "ModernBERT, 149 M", "bert": "BERT, 152 M"}
 ROOT = Path(__file__).parent.parent
 
 
@@ -118,6 +122,22 @@ def row(result: dict[str, object], kinds: Sequence[str]) -> str:
     return f"{result['batch']:>5} x {result['tokens']:<4}" + "".join(f"{cell:>26}" for cell in cells)
 
 
+def table(measured: Mapping[str, Sequence[Mapping[str, Any]]], kinds: Sequence[str]) -> str:
+    """Markdown: milliseconds by case and kind, medians, in brackets how many times as fast as the first peer."""
+    first = next((kind for kind in kinds if not kind.startswith("ours")), kinds[0])
+    lines = ["| milliseconds | " + " | ".join(f"`{kind}`" for kind in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name, results in measured.items():
+        for result in results:
+            texts, tokens = result["batch"], result["tokens"]
+            cells = []
+            for kind in kinds:
+                own, theirs = (median(result["seconds"].get(of, [0.0])) * 1000 for of in (kind, first))
+                cells.append("" if not own else f"{own:.1f}" + (f" ({theirs / own:.1f}x)" if kind != first else ""))
+            case = f"{NAMES.get(name, name)}: {texts} text{'s' if texts > 1 else ''} of {tokens} tokens"
+            lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def plot(results: Sequence[dict[str, object]], kinds: Sequence[str], title: str, target: Path) -> None:
     import matplotlib
 
@@ -148,8 +168,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="cpu, or of a GPU cuda, cuda:N or mps")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="directory for JSON and plots")
+    add_argument(parser)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    measured = {}
     for name in options.model:
         directory = models.MODELS[name]()
         kinds = [kind for kind in options.kinds if name == "bert" or not kind.startswith("openvino")]
@@ -157,12 +179,14 @@ def main() -> None:
         print(f"\n{name}: milliseconds of a batch, median / least (times as fast as the first that is not ours)")
         print(f"{'':12}" + "".join(f"{kind:>26}" for kind in kinds))
         ours, turns = EMBEDDED if name == "embedded" else directory, Turns()
-        results = measure(ours, directory, kinds, options.rounds, options.device, turns)
+        results = measured[name] = measure(ours, directory, kinds, options.rounds, options.device, turns)
         if options.device == "cpu":
             print(f"roof of f32 in this minute {roof('f32') / 1e9:,.0f} G/s")
         print(turns)
         (options.out / f"encode-{name}.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
         plot(results, kinds, f"{name}, {os.cpu_count()} cores", options.out / f"encode-{name}.png")
+    if options.figures:
+        write_figures("encode", read_packed(EMBEDDED).manifest.version, table(measured, options.kinds))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,8 +22,10 @@ import httpx
 
 from app.models.loaded import EMBEDDED
 from benchmarks import models
-from benchmarks.encode import Worker
+from benchmarks.encode import NAMES, Worker
+from benchmarks.figures import add_argument, write_figures
 from benchmarks.load import Answer, body, closed_loop, open_loop, percentiles
+from sparse_encoder.packed import read_packed
 from tests.app.server import running
 
 #: Each is one token of the embedded vocabulary.
@@ -128,6 +130,31 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """A column for each model and precision."""
+    crowds = [result["closed"][CLIENTS[-1]] for result in results]
+    rows: list[list[str]] = [
+        ["", *(f"{NAMES[result['model']]}, `{result['precision']}`" for result in results)],
+        ["---"] * (len(results) + 1),
+        [
+            "one client, p50 (SparseEncoder in its own process)",
+            *(f"{r['query_ms']:.1f} ms ({r['peer_ms']:.1f}, {r['peer_ms'] / r['query_ms']:.1f}x)" for r in results),
+        ],
+        ["of that not the encoder's", *(f"{result['overhead_ms']:.2f} ms" for result in results)],
+        ["a bare FastAPI route that echoes the answer", *(f"{result['echo_ms']:.2f} ms" for result in results)],
+        [f"{CLIENTS[-1]} clients: texts a second", *(f"{crowd['texts_per_second']:.0f}" for crowd in crowds)],
+        [
+            "share of the best batch in process",
+            *(
+                f"{crowd['texts_per_second'] / result['in_process_texts_per_second']:.0%}"
+                for crowd, result in zip(crowds, results, strict=True)
+            ),
+        ],
+        ["their p99 / p50", *(f"{crowd['p99'] / crowd['p50']:.1f}" for crowd in crowds)],
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def plot(result: dict[str, Any], title: str, target: Path) -> None:
     import matplotlib
 
@@ -171,14 +198,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4, help="of each stretch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="directory for JSON and plots")
+    add_argument(parser)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    results = []
     for name, precision in itertools.product(options.model, options.precision):
         result = run(name, precision, options.seconds, options.rounds)
+        results.append(result)
         print(f"\n{name}, {precision}\n{table(result)}", flush=True)
         target = options.out / f"http-{name}-{precision}"
         target.with_suffix(".json").write_text(json.dumps(result) + "\n", encoding="utf-8")
         plot(result, f"{name}, {precision}", target.with_suffix(".png"))
+    if options.figures:
+        write_figures("http", read_packed(EMBEDDED).manifest.version, markdown(results))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """`python -m scripts.figures`: brings measured figures into the pages that quote them.
 
 A page quotes between `<!-- figures: NAME -->` and `<!-- end -->` what `benchmarks/figures/NAME.md` holds, which the
-command that measures it writes (`--figures` of a benchmark), with version, date and machine. `card/SECTION` is a
-section of the embedded model's card. `tests/test_docs.py` fails where a page says something else than its source.
+command that measures it writes (`--figures` of a benchmark), with version, date and machine; or what tests write into
+`tests/figures/NAME.md`. `card/SECTION` is a section of the embedded model's card. `tests/test_docs.py` fails where a
+page says something else than its source.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CARD = Path("app/embedded/README.md")
-FIGURES = Path("benchmarks/figures")
+FIGURES = (Path("benchmarks/figures"), Path("tests/figures"))
 PAGES = ("README.md", "docs/**/*.md")
 _QUOTE = re.compile(r"(<!-- figures: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -37,11 +38,12 @@ def source(root: Path, name: str) -> str:
         ):
             raise ValueError(f"{CARD} has no section {heading!r}")
         return found[1].strip()
-    file = root / FIGURES / f"{name}.md"
-    if not file.is_file():
-        have = ", ".join(sorted(path.stem for path in file.parent.glob("*.md")))
-        raise ValueError(f"{FIGURES} has no {name}.md (there are {have}): which command measures it?")
-    return file.read_text(encoding="utf-8").strip()
+    for directory in FIGURES:
+        if (file := root / directory / f"{name}.md").is_file():
+            return file.read_text(encoding="utf-8").strip()
+    have = ", ".join(sorted(path.stem for directory in FIGURES for path in (root / directory).glob("*.md")))
+    places = " and ".join(map(str, FIGURES))
+    raise ValueError(f"{places} have no {name}.md (there are {have}): which command measures it?")
 
 
 def with_figures(root: Path, page: str) -> str:

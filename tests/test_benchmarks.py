@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import models
+from benchmarks import encode, http, models
 from benchmarks.all import Figure
 from benchmarks.figures import DIRECTORY
 from benchmarks.noise import Ticks, Turns
@@ -73,3 +73,24 @@ def test_every_figure_says_how_it_is_made_again(name: str) -> None:
 def test_a_file_that_no_benchmark_wrote_is_no_figure() -> None:
     with pytest.raises(ValueError, match="no caption of a figure: 'by hand'"):
         Figure.parse("| a |\n\nby hand")
+
+
+def test_milliseconds_stand_beside_those_of_the_first_peer() -> None:
+    seconds = {"ours:bf16": [0.01, 0.02, 0.03], "torch": [0.1, 0.1, 0.2]}
+    assert encode.table(
+        {"bert": [{"tokens": 16, "batch": 1, "seconds": seconds}]}, ["ours:bf16", "torch", "openvino"]
+    ) == (
+        "| milliseconds | `ours:bf16` | `torch` | `openvino` |\n|---|---|---|---|\n"
+        "| BERT, 152 M: 1 text of 16 tokens | 20.0 (5.0x) | 100.0 |  |"
+    )
+
+
+def test_what_a_crowd_gets_stands_beside_the_best_batch() -> None:
+    crowd = {"texts_per_second": 450.0, "p50": 100.0, "p99": 120.0}
+    times = {"query_ms": 5.0, "peer_ms": 20.0, "overhead_ms": 1.0, "echo_ms": 0.2}
+    result = {"model": "embedded", "precision": "int8", "closed": {256: crowd}, "in_process_texts_per_second": 500.0}
+    lines = http.markdown([result | times]).splitlines()
+    assert lines[0] == "|  | embedded, `int8` |"
+    assert "| one client, p50 (SparseEncoder in its own process) | 5.0 ms (20.0, 4.0x) |" in lines
+    assert "| share of the best batch in process | 90% |" in lines
+    assert "| their p99 / p50 | 1.2 |" in lines

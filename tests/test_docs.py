@@ -97,7 +97,7 @@ def test_a_page_quotes_the_figures_that_were_measured(page: Path) -> None:
 
 def test_figures_say_of_what_model_when_and_how_they_were_measured_and_are_quoted() -> None:
     in_use = {name for page in pages(ROOT) for name in quoted(page.read_text(encoding="utf-8"))}
-    for file in (ROOT / FIGURES).glob("*.md"):
+    for file in (file for directory in FIGURES for file in (ROOT / directory).glob("*.md")):
         *_, caption = file.read_text(encoding="utf-8").splitlines()
         of_benchmark = r"ko-\S+, \d{4}-\d\d-\d\d, \d+ cores \(.+\), `python -m benchmarks\.\w+.*`\."
         assert re.fullmatch(of_benchmark + r"|\d{4}-\d\d-\d\d, `make versions-table`\.", caption), file
@@ -105,13 +105,13 @@ def test_figures_say_of_what_model_when_and_how_they_were_measured_and_are_quote
 
 
 def test_a_page_follows_its_figures(tmp_path: Path) -> None:
-    (tmp_path / FIGURES).mkdir(parents=True)
-    (tmp_path / FIGURES / "start.md").write_text("ready in 1.2 s\n", encoding="utf-8")
+    (tmp_path / FIGURES[0]).mkdir(parents=True)
+    (tmp_path / FIGURES[0] / "start.md").write_text("ready in 1.2 s\n", encoding="utf-8")
     page = "# Speed\n\n<!-- figures: start -->\nready in 1.1 s\n<!-- end -->\nMore.\n"
     new = "# Speed\n\n<!-- figures: start -->\n\nready in 1.2 s\n\n<!-- end -->\nMore.\n"
     assert with_figures(tmp_path, page) == new
     assert with_figures(tmp_path, new) == new
-    with pytest.raises(ValueError, match=r"benchmarks/figures has no stop\.md \(there are start\)"):
+    with pytest.raises(ValueError, match=r"benchmarks/figures and tests/figures have no stop\.md \(there are start\)"):
         with_figures(tmp_path, page.replace("start", "stop"))
     (tmp_path / "app" / "embedded").mkdir(parents=True)
     (tmp_path / "app" / "embedded" / "README.md").write_text(

@@ -81,7 +81,7 @@ def find_inputs(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         try:
-            filesystem, path = fsspec.core.url_to_fs(name)
+            filesystem, path = fsspec.core.url_to_fs(name, use_listings_cache=False)
             if filesystem.isdir(path):
                 listed = [one for one in filesystem.find(path) if kind_of(one)]
             else:

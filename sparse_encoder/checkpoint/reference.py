@@ -59,7 +59,7 @@ class _Encoder:
         manifest, ids = self._manifest, torch.tensor([token_ids])
         if self._own:
             row = torch.zeros(manifest.vocabulary_size)
-            row = row.index_reduce(0, ids[0], self._model(ids, torch.ones_like(ids))[0], "amax")
+            row = row.scatter_reduce(0, ids[0], self._model(ids, torch.ones_like(ids))[0], "amax")
             row[list(manifest.never_emitted_ids)] = 0
             return SparseVector.from_dense(row.numpy())
         logits = self._model(input_ids=ids).logits[0]

@@ -21,6 +21,9 @@ from tests.opensearch.versions_table import PROPERTY, REFUSED, VersionsTable, co
 #: Whether a machine that cannot run OpenSearch fails the tests that need it, as in CI, or leaves them out.
 REQUIRED = os.environ.get("REQUIRE_OPENSEARCH") == "1"
 
+#: What `make test` runs on the older version as well; `make test-all` runs everything there.
+OFTEN = ("test_commands.py", "test_queries.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--versions-table", type=Path, metavar="FILE", help="write which test ran on which OpenSearch")
@@ -31,10 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(VersionsTable(target), "versions table")
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks are looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent:
             params = item.callspec.params if hasattr(item, "callspec") else {}
+            if params.get("live") == VERSIONS[0] and item.path.name not in OFTEN:
+                item.add_marker(pytest.mark.soak)
             if column := column_of(item.fixturenames, params):
                 item.user_properties.append((PROPERTY, column))
 

@@ -57,7 +57,9 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.soak) if name == "xlm_roberta" else name for name in CHECKPOINTS]
+)
 def test_a_checkpoint_goes_all_the_way(
     name: str, live: Live, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

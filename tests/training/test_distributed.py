@@ -40,6 +40,7 @@ def test_every_parameter_but_the_unused_ones_gets_a_gradient(tmp_path: Path, hea
     assert any("decoder.weight" in name for name in without) == heads_only
 
 
+@pytest.mark.soak
 def test_two_processes_give_the_losses_and_weights_of_one(prepared: Path, tmp_path: Path) -> None:
     recipe = recipe_with(
         tmp_path / "recipe.toml", ("steps = 20\n", "steps = 6\n"), ("save_steps = 10", "save_steps = 6")

@@ -67,6 +67,7 @@ def test_the_loop_of_the_card_of_v1_runs_on_what_the_class_returns(
     np.testing.assert_allclose(weights, vector.weights, atol=1.5e-4)  # printed with four decimals
 
 
+@pytest.mark.parametrize("published", ["lexical_artifact"], indirect=True)  # the shape of the embedded one
 def test_every_snippet_of_the_card_runs_as_written(published: Artifact, tmp_path: Path) -> None:
     card = (published.path / "README.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)

@@ -94,8 +94,8 @@ ODD = ("ㅋㅋ", "❤️손해배상", "Café", "résumé", "Привет", "있
 
 async def test_no_text_with_a_letter_or_a_digit_is_empty(client: httpx.AsyncClient) -> None:
     """What is no word, or not Korean, and some of the syllables and nouns that `training evaluate` counts all of."""
-    texts = [*ODD, *syllables()[::23], *filter(str.isalnum, nouns()[::97])]
-    assert len(texts) > 300
+    texts = [*ODD, *syllables()[::97], *filter(str.isalnum, nouns()[::397])]
+    assert len(texts) > 80
     for input_type in ("document", "query"):
         vectors = await encode(client, *texts, input_type=input_type)
         assert [text for text, vector in zip(texts, vectors, strict=True) if not vector] == []
