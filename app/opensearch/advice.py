@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: In the first seconds of a cluster, or of its first use of a connector on several nodes.
+NO_KEY_YET = ("master key has not been initialized", "Fetching master key timed out")
 #: Parts of OpenSearch's message, any of which tells it -> what to do. The first that fits wins.
 ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
     (
@@ -13,7 +15,7 @@ ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (
         "the cluster may not call private addresses: run setup, which allows it",
     ),
     (
-        ("master key has not been initialized",),
+        NO_KEY_YET,
         "a cluster that just started has no key for connectors yet: try again in some seconds",
     ),
     (

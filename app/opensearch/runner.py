@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from app.opensearch.advice import NO_KEY_YET
 from app.opensearch.cluster import Body, Cluster, RequestFailed
 from app.opensearch.facts import OpenSearchError
 from app.opensearch.indices import find_indices
@@ -227,7 +228,7 @@ class Runner:
             try:
                 return self._write("POST", path + create, body)
             except RequestFailed as error:
-                if "master key has not been initialized" in error.reason:  # in the first seconds of a cluster
+                if any(message in error.reason for message in NO_KEY_YET):
                     return None
                 raise
 

@@ -35,7 +35,7 @@ BULK = 100
 
 
 class Nodes:
-    """Three of them; `addresses` are of those that run."""
+    """Three of them. `addresses`: of all, since clients do not know that one is gone; `living`: of those that run."""
 
     def __init__(self, version: str, work: Path) -> None:
         assemble(version)
@@ -43,28 +43,35 @@ class Nodes:
         with ExitStack() as stack:
             free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
             self._ports = [one.getsockname()[1] for one in free]
-        self._running: dict[int, Node] = {}
+        self._nodes: dict[int, Node] = {}
+        self._killed: set[int] = set()
         with ThreadPoolExecutor() as pool:  # none of them listens before it has found another
             list(pool.map(self.start, range(3)))
 
     @property
     def addresses(self) -> list[str]:
-        return [node.url for node in list(self._running.values())]
+        return [node.url for node in list(self._nodes.values())]
+
+    @property
+    def living(self) -> list[str]:
+        return [node.url for number, node in self._nodes.items() if number not in self._killed]
 
     def start(self, number: int) -> str:
         seeds = ", ".join(f'"127.0.0.1:{port}"' for port in self._ports)
         lines = CONFIGURATION.format(number=number, port=self._ports[number], seeds=seeds)
         work = self._work / str(number)
         work.mkdir(exist_ok=True)
-        self._running[number] = Node(self._version, work, configuration=lines)
-        return self._running[number].url
+        self._nodes[number] = Node(self._version, work, configuration=lines)
+        self._killed.discard(number)
+        return self._nodes[number].url
 
     def kill(self, number: int) -> None:
-        self._running.pop(number).kill()
+        self._killed.add(number)
+        self._nodes[number].kill()
 
     def stop(self) -> None:
-        for node in self._running.values():
-            node.stop()
+        for number in self._nodes.keys() - self._killed:
+            self._nodes[number].stop()
 
 
 @contextmanager
@@ -156,11 +163,11 @@ def test_nodes_that_are_killed_and_come_back_cost_no_document(
         try:
             indexer.wait_for_more()
             for which in ("another", "the manager"):
-                leader = manager(nodes.addresses[0])
+                leader = manager(nodes.living[0])
                 victim = leader if which == "the manager" else (leader + 1) % 3
                 nodes.kill(victim)
                 indexer.wait_for_more()
-                healthy(nodes.addresses[0], 2, "yellow")
+                healthy(nodes.living[0], 2, "yellow")
                 back = nodes.start(victim)
                 healthy(back, 3, "green")
                 indexer.wait_for_more()
