@@ -29,9 +29,10 @@ from app.errors import install_error_handlers
 from app.logs import configure_logging
 from app.metrics import Metrics
 from app.models.conversion import open_model
-from app.models.loaded import Load, LoadedModel, ModelError, check_golden, default_cache_dir, load_model
+from app.models.loaded import Load, LoadedModel, ModelError, check_golden, default_cache_dir, load_model, peak_bytes
+from app.models.memory import available_bytes
 from app.settings import Settings, complaint
-from app.versions.gates import Rules, check_lengths
+from app.versions.gates import Rules
 from app.versions.resident import Versions
 from app.versions.stored import Stored, StoreSettings
 from app.web import admin, api, explain, info, tei
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         precision=settings.precision,
         threads=threads,
         cache_dir=_cache_dir(settings),
+        is_room=lambda weight_bytes: peak_bytes(weight_bytes) <= available_bytes(),
     )
     load = partial(load_model, build_encoder=build, dotted_tokens=settings.dotted_tokens)
     try:
@@ -190,7 +192,6 @@ def _open_and_load(settings: Settings, load: Load, threads: int) -> LoadedModel:
     choices = Choices(max_length_document=settings.max_length_document, max_length_query=settings.max_length_query)
     exact = partial(OpenVINOEncoder, precision="f32", threads=threads)
     artifact = open_model(settings.model, _cache_dir(settings), choices, exact, settings.query_model)
-    check_lengths(artifact.manifest, _rules(settings))
     model = load(artifact)
     check_golden(model)
     return model

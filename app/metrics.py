@@ -117,7 +117,7 @@ class Metrics:
         used = sum(tokens)
         self.batch_texts.observe(len(tokens))
         self.batch_tokens.observe(used)
-        self.batch_fill.observe(used / max_batch_tokens)
+        self.batch_fill.observe(min(1.0, used / max_batch_tokens))  # a longer text goes alone
         self.padding_tokens.inc(len(tokens) * max(tokens) - used)
 
     def show_served(self, version: str, bands: Mapping[InputType, tuple[float, float]]) -> None:

@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     max_batch_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="Tokens of one encoder run, padding included; without it, measured at the start.",
+        description="Tokens of one encoder run, padding included; without it, measured at the start. A longer text "
+        "goes alone.",
     )
     longest_run_seconds: float = Field(
         default=1.0,

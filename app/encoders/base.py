@@ -72,6 +72,9 @@ class Encoder(Protocol):
     def give_back_memory(self) -> None:
         """Frees what only the largest batches so far needed. `encode` may be called meanwhile."""
 
+    def prepare_aside(self) -> None:
+        """Makes what `encode` needs for `aside`, if it is not there: that takes time which says nothing of texts."""
+
     def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
         """One vector for each text, in order: w_j = log1p(relu(max over its positions t of logits[t, j])).
 

@@ -10,17 +10,20 @@ import openvino as ov  # type: ignore[import-untyped]
 
 
 class LazyRequest:
-    def __init__(self, make: Callable[[], ov.InferRequest]) -> None:
+    def __init__(self, make: Callable[[], ov.InferRequest | None]) -> None:
+        """`make`: None if it cannot be made now; it is asked again after the next `give_back`."""
         self._make = make
+        self._asked = False
         self._request: ov.InferRequest | None = None
         self._used = False  #: since `give_back` was last called
         self._lock = threading.Lock()
 
     @contextmanager
-    def held(self) -> Iterator[ov.InferRequest]:
+    def held(self) -> Iterator[ov.InferRequest | None]:
         """For one thread at a time, its outputs included: they are the request's own memory."""
         with self._lock:
-            if self._request is None:
+            if not self._asked:
+                self._asked = True
                 self._request = self._make()
             self._used = True
             yield self._request
@@ -31,9 +34,9 @@ class LazyRequest:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if not self._used:
-                self._request = None
-            elif self._request is not None:
+            if not self._used or self._request is None:
+                self._request, self._asked = None, False
+            else:
                 self._request.get_compiled_model().release_memory()
             self._used = False
         finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -64,16 +65,24 @@ FILLED, FILLED_BLOCKS = 1 / 16, 1 / 4
 #: See `Encoder.rounding`. Three times what was measured on the embedded model's golden texts at most.
 ROUNDING: dict[Precision, float] = {"f32": 0.0, "bf16": 0.12, "int8": 0.15, "int8-static": 0.5}
 
+log = logging.getLogger(__name__)
+
 
 class OpenVINOEncoder:
     """See `Encoder`."""
 
     def __init__(
-        self, artifact: Artifact, precision: Precision, threads: int = 0, cache_dir: Path | None = None
+        self,
+        artifact: Artifact,
+        precision: Precision,
+        threads: int = 0,
+        cache_dir: Path | None = None,
+        is_room: Callable[[int], bool] = lambda weight_bytes: True,
     ) -> None:
         """Compiles the graph of `artifact`; its `never_emitted_ids` are not computed at all. `threads`: 0 for all.
 
-        `cache_dir`: for what is quantised once; needed for int8-static.
+        `cache_dir`: for what is quantised once; needed for int8-static. `is_room`: whether there is memory to load
+        such weights, in bytes of f32, once more.
 
         :raises EncoderError: if it is not a model that the graph can compute.
         """
@@ -107,8 +116,9 @@ class OpenVINOEncoder:
         if bfloat16:
             self._filled = FILLED_BLOCKS if precision == "bf16" and _has_int8(graph) else FILLED
         self._lock = threading.Lock()
-        properties = self._properties  # a circle through `self` would keep the encoder in memory
-        self._long = LazyRequest(lambda: _compiled(properties, build(blocks=True)))
+        room = partial(is_room, manifest.weight_bytes)
+        make = partial(_make_long, artifact, _files_of(artifact), room, build, self._properties)  # no circle to `self`
+        self._long = LazyRequest(make)
         self._reader = OpenVINOReader(artifact, self._emitted_ids, threads)
 
     def specialise(self) -> None:
@@ -118,9 +128,12 @@ class OpenVINOEncoder:
             return
         ids, lengths = graph.inputs
         graph.reshape({ids: ov.PartialShape([1, SHORT]), lengths: ov.PartialShape([1])})
-        request = _compiled(self._properties, graph)
-        request.infer([np.zeros((1, SHORT), np.int32), np.full(1, SHORT, np.int32)])  # the first run prepares weights
-        self._short_request = request
+        self._short_request = _prepared(_compiled(self._properties, graph), SHORT)
+
+    def prepare_aside(self) -> None:
+        """See `Encoder.prepare_aside`."""
+        with self._long.held():
+            pass
 
     def device_memory_bytes(self) -> int:
         return 0
@@ -138,14 +151,15 @@ class OpenVINOEncoder:
 
     def encode(self, batch: TokenBatch, *, aside: bool = False) -> list[SparseVector]:
         """See `Encoder.encode`. The first long text, or the first one aside, waits for a graph of its own, which takes
-        the memory of the weights once more as long as it is used.
+        the memory of the weights once more as long as it is used. Where it cannot be made, such texts are encoded as
+        short ones are, and these wait.
 
         :raises ValueError: if the model computes NaN or infinity.
-        :raises EncoderError: if that graph is needed and the checkpoint cannot be read any more.
         """
         if aside or batch.ids.shape[1] > LONG_TEXT:
             with self._long.held() as request:
-                return self._encode(batch, request)
+                if request is not None:
+                    return self._encode(batch, request)
         with self._lock:
             return self._encode(batch, self._request)
 
@@ -197,6 +211,42 @@ def has_bfloat16() -> bool:
 
 def _compiled(properties: dict[str, object], graph: ov.Model) -> ov.InferRequest:
     return ov.Core().compile_model(graph, "CPU", properties).create_infer_request()
+
+
+def _prepared(request: ov.InferRequest, tokens: int) -> ov.InferRequest:
+    """After its first run, in which weights are prepared."""
+    request.infer([np.zeros((1, tokens), np.int32), np.full(1, tokens, np.int32)])
+    return request
+
+
+def _files_of(artifact: Artifact) -> dict[str, tuple[int, int, int]]:
+    """What tells whether the files that the graph is made of are still those: inode, size, time of change in ns."""
+    found = {path.name: path.stat() for path in (artifact.config, *artifact.path.glob("*.safetensors"))}
+    return {name: (stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def _make_long(
+    artifact: Artifact,
+    files: Mapping[str, tuple[int, int, int]],
+    is_room: Callable[[], bool],
+    build: Callable[..., ov.Model],
+    properties: dict[str, object],
+) -> ov.InferRequest | None:
+    """The graph for long texts, of the same `files` as the other one; None, and why in the log, if none can be made."""
+    version, without = artifact.manifest.version, "long texts are encoded one by one with the others, which wait"
+    if not is_room():
+        log.warning("no memory for the weights of %s once more: %s", version, without)
+        return None
+    try:
+        graph = build(blocks=True) if _files_of(artifact) == files else None
+    except (OSError, EncoderError) as error:
+        log.warning("the files of %s cannot be read any more (%s): %s", version, error, without)
+        return None
+    if graph is None:
+        log.warning("the files of %s are others now than those that were loaded: %s", version, without)
+        return None
+    longest = max(artifact.manifest.max_length_document, artifact.manifest.max_length_query)
+    return _prepared(_compiled(properties, graph), min(SHORT, longest))
 
 
 def _build(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from app.encoders.base import Encoder, EncoderError, Precision
@@ -15,15 +16,23 @@ from sparse_encoder.artifact import Artifact
 log = logging.getLogger(__name__)
 
 
-def build_encoder(artifact: Artifact, device: str, precision: Precision, threads: int, cache_dir: Path) -> Encoder:
+def build_encoder(
+    artifact: Artifact,
+    device: str,
+    precision: Precision,
+    threads: int,
+    cache_dir: Path,
+    is_room: Callable[[int], bool] = lambda weight_bytes: True,
+) -> Encoder:
     """`device`: auto, cpu, cuda, cuda:N or mps. `threads`: of the CPU, 0 for all. `cache_dir`: for what is quantised.
+    `is_room`: whether the CPU has memory to load weights of so many bytes, in f32, once more.
 
     :raises EncoderError: if the device is not there, lacks software, or cannot compute in `precision`.
     """
     if device == "auto":
         device = _find_device()
     if device == "cpu":
-        return OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), threads, cache_dir)
+        return OpenVINOEncoder(artifact, cpu_precision(precision, cpu_flags()), threads, cache_dir, is_room)
     if not _torch_is_installed():
         raise EncoderError(f"--device {device} needs torch: install the extra `torch`, or use --device cpu")
     return _torch_encoder(artifact, device, precision)

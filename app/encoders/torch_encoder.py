@@ -80,6 +80,9 @@ class TorchEncoder:
     def specialise(self) -> None:
         """See `Encoder.specialise`: there is nothing to prepare."""
 
+    def prepare_aside(self) -> None:
+        """See `Encoder.prepare_aside`: there is nothing to prepare."""
+
     def give_back_memory(self) -> None:
         """See `Encoder.give_back_memory`: what a GPU's allocator keeps is its own to use again."""
 

@@ -78,35 +78,35 @@ class Admission:
         pace = self.pace.tokens_per_second
         return int(pace * IN_TIME_ALONE * self.request_timeout_seconds) if pace else None
 
-    def refuse_if_never(self, texts: int, tokenised: int, tokens: int) -> None:
+    def refuse_if_never(self, texts: int, tokenised: int, work: int) -> None:
         """What cannot be encoded in time even alone is refused before it is tokenised to the end.
 
-        `tokens`: of the first `tokenised` of `texts`.
+        `work`: of the first `tokenised` of `texts`.
 
         :raises TooLarge: says how many texts can. One text is always tried.
         """
-        if texts == 1 or not tokens:
+        if texts == 1 or not work:
             return
-        seconds, most = self.pace.seconds(tokens), IN_TIME_ALONE * self.request_timeout_seconds
+        seconds, most = self.pace.seconds(work), IN_TIME_ALONE * self.request_timeout_seconds
         if seconds > most:
             fitting = max(1, int(tokenised * most / seconds))
             raise TooLarge(
-                f"{texts} texts of {tokens / tokenised:.0f} tokens take about {seconds * texts / tokenised:.0f} s, and "
-                f"a request has {self.request_timeout_seconds:g} s: send at most {fitting} of them at once",
+                f"{texts} texts of such length take about {seconds * texts / tokenised:.0f} s, and a request has "
+                f"{self.request_timeout_seconds:g} s: send at most {fitting} of them at once",
                 "texts",
             )
 
-    def refuse_if_too_late(self, tokens: int, ahead: int) -> None:
+    def refuse_if_too_late(self, work: int, ahead: int) -> None:
         """A text that would only wait for its deadline is better sent elsewhere at once.
 
-        `ahead`: tokens that are encoded before these `tokens`.
+        `ahead`: what is done before this `work`, or beside it.
 
-        :raises Overloaded: if they would not be encoded in time.
+        :raises Overloaded: if it would not be done in time.
         """
-        seconds = self.pace.seconds(ahead + tokens)
+        seconds = self.pace.seconds(ahead + work)
         # With nothing ahead it is tried: a pace that was measured at a bad moment would refuse all for ever.
         if ahead and seconds > IN_TIME * self.request_timeout_seconds:
             raise Overloaded(
-                f"{ahead} tokens wait, so {tokens} more would take {seconds:.1f} s, too much of the "
+                f"behind {self.pace.seconds(ahead):.1f} s of work it would take {seconds:.1f} s, too much of the "
                 f"{self.request_timeout_seconds:g} s that a request has: send less at once, or try again later"
             )

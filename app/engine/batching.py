@@ -137,6 +137,15 @@ class BatchQueue(Generic[E]):
         """That wait, those of texts that were abandoned since the last batch included."""
         return self._queries.tokens + self._documents.tokens
 
+    @property
+    def work(self) -> int:
+        """That waits, as `tokens`."""
+        return self._queries.work.total() + self._documents.work.total()
+
+    def forget_abandoned(self) -> None:
+        self._queries.forget_abandoned()
+        self._documents.forget_abandoned()
+
     def ahead(self, client: str, work: int, *, weight: float = 1.0, is_query: bool) -> int:
         """What is done before the last of `work` more of `client`, if no more comes."""
         if is_query:
@@ -149,8 +158,7 @@ class BatchQueue(Generic[E]):
 
     def next_batch(self) -> list[E]:
         """Removes and returns the next texts to encode; abandoned ones are dropped; empty if none wait."""
-        self._queries.forget_abandoned()
-        self._documents.forget_abandoned()
+        self.forget_abandoned()
         documents_turn = self._documents and self._query_batches_in_a_row >= QUERY_BATCHES_IN_A_ROW
         if self._queries and not documents_turn:
             self._query_batches_in_a_row += 1

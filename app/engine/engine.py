@@ -1,8 +1,9 @@
-"""From texts to vectors: admit, tokenise in threads, wait in the queue, encode in one thread, answer.
+"""From texts to vectors: admit, tokenise in threads, wait in a queue, encode in a thread, answer.
 
 Requests run on the event loop; the encoder runs in a thread of its own (see `thread`), so it never waits for a busy
-event loop, and a query that arrives while a batch runs is in the very next one. Each request brings its model; a batch
-never has two. Identical texts in flight are computed once, and recent queries not again.
+event loop, and a query that arrives while a batch runs is in the very next one. Texts that take long have another
+thread and queue, so that nothing waits for them. Each request brings its model; a batch never has two. Identical texts
+in flight are computed once, and recent queries not again.
 """
 
 from __future__ import annotations
@@ -241,15 +242,19 @@ class Engine:
 
         :raises Overloaded: see `Admission.refuse_if_too_late`.
         """
+        pace = self._admission.pace
         own = {self._thread: 0, self._aside: 0}
         for count in tokens:
-            own[self._aside if self._goes_aside(count) else self._thread] += self._admission.pace.work(count)
-        # Both threads want the same processors, so that what is ahead in either takes its time.
-        ahead = sum(
-            thread.work_ahead(job.client, work, weight=job.weight, is_query=is_query)
-            for thread, work in own.items()
-            if work
-        )
+            own[self._aside if self._goes_aside(count) else self._thread] += pace.work(count)
+        ahead = 0
+        for thread, other in ((self._thread, self._aside), (self._aside, self._thread)):
+            if own[thread]:
+                before = thread.work_ahead(job.client, own[thread], weight=job.weight, is_query=is_query)
+                if thread is self._aside:  # runs of the other one are short
+                    before += pace.left(*thread.running())
+                # Both have the same processors: while one does this much, the other does as much, if it has it.
+                beside = min(other.waiting_work(), before + own[thread])
+                ahead = max(ahead, before + beside)
         self._admission.refuse_if_too_late(sum(own.values()), ahead)
 
     async def _merge(self, job: Job, tokenised: Sequence[Sequence[TokenisedText]]) -> list[SparseVector]:
@@ -325,8 +330,9 @@ class Engine:
             self._metrics.failed_batches.inc()
         if not outcome.aside:
             self._admission.pace.observe(sum(entry.tokens for entry in batch), outcome.busy_seconds)
-        elif len(batch) == 1:
-            self._admission.pace.observe_alone(batch[0].tokens, outcome.seconds)
+        else:
+            tokens = sum(entry.tokens for entry in batch) // len(batch)
+            self._admission.pace.observe_alone(tokens, outcome.seconds / len(batch))
         self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {job for entry in batch for job, _ in entry.waiters}:
             job.encode_seconds += outcome.seconds

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from app.encoders.base import OutOfMemory, TokenBatch
+from app.encoders.base import Encoder, OutOfMemory, TokenBatch
 from app.engine.batching import BatchQueue
 from app.engine.jobs import Entry
 from app.errors import Unavailable
@@ -47,6 +47,8 @@ class EncodingThread:
         self._aside = aside
         self._changed = threading.Condition()  # guards _queue and _stopping
         self._stopping = False
+        self._running = 0  # work of the batch that is in the encoder
+        self._running_since = 0.0
         self._last_end = 0.0  # of a batch
 
     def start(self) -> None:
@@ -82,7 +84,18 @@ class EncodingThread:
     def work_ahead(self, client: str, work: int, *, weight: float, is_query: bool) -> int:
         """What is done before the last of `work` more of `client`."""
         with self._changed:
+            if self._aside:  # its runs take long, and until the next one nobody else looks
+                self._queue.forget_abandoned()
             return self._queue.ahead(client, work, weight=weight, is_query=is_query)
+
+    def waiting_work(self) -> int:
+        with self._changed:
+            return self._queue.work
+
+    def running(self) -> tuple[int, float]:
+        """The work that is in the encoder, and for how many seconds; 0 of both if nothing is."""
+        with self._changed:
+            return self._running, time.perf_counter() - self._running_since if self._running else 0.0
 
     @contextmanager
     def adding(self) -> Iterator[BatchQueue[Entry]]:
@@ -108,6 +121,8 @@ class EncodingThread:
         batch = self._next_batch()
         if not batch:
             return False
+        if self._aside:
+            self._prepare(batch)
         started = time.perf_counter()
         busy_since = self._last_end if started - asked < AT_ONCE else started
         errors: list[Exception] = []
@@ -119,25 +134,33 @@ class EncodingThread:
             )
             errors.clear()  # a circle with their tracebacks, which would keep the model in memory
         self._last_end = time.perf_counter()
+        with self._changed:
+            self._running = 0
         outcome = Outcome(batch, vectors, self._last_end - started, self._aside, self._last_end - busy_since)
         self._loop.call_soon_threadsafe(self._deliver, outcome)
         return True
+
+    def _prepare(self, batch: list[Entry]) -> None:
+        try:
+            _encoder_of(batch).prepare_aside()
+        except Exception:
+            log.exception("what long texts need of %s cannot be made", batch[0].model.version)
 
     def _next_batch(self) -> list[Entry]:
         """Waits for texts; empty only when `stop` was called and none are left."""
         with self._changed:
             while not (batch := self._queue.next_batch()) and not self._stopping:
                 self._changed.wait()
+            self._running = sum(entry.work for entry in batch)
+            self._running_since = time.perf_counter()
             return batch
 
     def _encode(self, batch: list[Entry], errors: list[Exception]) -> list[SparseVector | None]:
         """A batch that fails is halved, so that a text that cannot be encoded, for memory or whatever reason, fails
         alone: its vector is None, and `errors` gets the reason."""
-        model = batch[0].model
-        encoder = model.encoder_of("query" if batch[0].is_query else "document")  # a batch has texts of one type
         try:
-            ids = TokenBatch.pad([entry.ids for entry in batch], model.tokenizer.pad_id)
-            vectors = encoder.encode(ids, aside=self._aside)
+            ids = TokenBatch.pad([entry.ids for entry in batch], batch[0].model.tokenizer.pad_id)
+            vectors = _encoder_of(batch).encode(ids, aside=self._aside)
             if len(vectors) != len(batch):
                 raise RuntimeError(f"the encoder returned {len(vectors)} vectors for {len(batch)} texts")
             return list(vectors)
@@ -149,3 +172,8 @@ class EncodingThread:
                 return [None]
         half = len(batch) // 2
         return self._encode(batch[:half], errors) + self._encode(batch[half:], errors)
+
+
+def _encoder_of(batch: list[Entry]) -> Encoder:
+    """A batch has texts of one model and one type."""
+    return batch[0].model.encoder_of("query" if batch[0].is_query else "document")

@@ -25,7 +25,6 @@ class Rules:
     canary_min_active_tokens: float
     canary_max_active_tokens: float
     canary_min_overlap: float
-    max_batch_tokens: int | None  #: as the user chose; None: chosen so that every text fits
 
 
 def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
@@ -34,16 +33,6 @@ def check_vocabulary(new: Manifest, served: Manifest, rules: Rules) -> None:
         raise ModelError(
             f"its tokenizer or token ids are not those of {served.version}, so documents indexed before would no "
             "longer match: re-index with it under its version name first, then start with --allow-vocabulary-change"
-        )
-
-
-def check_lengths(manifest: Manifest, rules: Rules) -> None:
-    """The longest text must fit a batch, or it could never be encoded."""
-    longest = max(manifest.max_length_document, manifest.max_length_query)
-    if rules.max_batch_tokens and longest > rules.max_batch_tokens:
-        raise ModelError(
-            f"a text of {manifest.version} can have {longest} tokens, but max_batch_tokens is "
-            f"{rules.max_batch_tokens}: raise it"
         )
 
 

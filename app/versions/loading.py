@@ -20,7 +20,7 @@ from app.encoders.base import EncoderError
 from app.metrics import Metrics
 from app.models import memory
 from app.models.loaded import Load, LoadedModel, ModelError, check_golden, check_memory
-from app.versions.gates import Rules, check_canary, check_lengths, check_vocabulary
+from app.versions.gates import Rules, check_canary, check_vocabulary
 from app.versions.patience import Patience
 from app.versions.resident import Versions
 from sparse_encoder.artifact import Artifact, ArtifactError, read_artifact
@@ -178,7 +178,6 @@ class Loader:
             with stage("memory"):
                 check_memory(artifact.manifest.weight_bytes, memory.available_bytes())
             with stage("load"):
-                check_lengths(artifact.manifest, self._rules)
                 loaded = self._load_artifact(artifact)
             with stage("golden"):
                 check_golden(loaded)

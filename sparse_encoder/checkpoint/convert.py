@@ -138,9 +138,10 @@ def _write_files(source: Source, description: Description, directory: Path) -> N
     _write_json(directory / "tokenizer_config.json", tokenizer_config)
     if source.query_tokens:
         source.query_tokens.write(directory)
-    for name, kept in _KEPT.items():
-        if path := source.directory.file(name):
-            shutil.copyfile(path, directory / kept)
+    for one, prefix in ((source, ""), (source.queries, "QUERY_")):
+        for name, kept in _KEPT.items():
+            if one and (path := one.directory.file(name)):
+                shutil.copyfile(path, directory / (prefix + kept))
     has_card = (directory / SOURCE_CARD).is_file()
     (directory / "README.md").write_text(_card(source, description, has_card), encoding="utf-8")
 

@@ -47,6 +47,9 @@ class ControlledEncoder:
     def device_memory_bytes(self) -> int:
         return 123
 
+    def prepare_aside(self) -> None:
+        self._inner.prepare_aside()
+
     def give_back_memory(self) -> None:
         self.gave_back.set()
         if self.fails:

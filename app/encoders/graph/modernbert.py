@@ -8,6 +8,7 @@ import numpy as np
 import openvino as ov  # type: ignore[import-untyped]
 from openvino import opset15 as op
 
+from app.encoders.base import LONG_TEXT
 from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
 from app.encoders.graph.local import LocalBlocks
 from app.encoders.graph.rotary import rotate, rotation
@@ -52,7 +53,7 @@ def _attention(shape: ModernBertShape, positions: ov.Node, mask: ov.Node, blocks
     chosen = {GLOBAL: _whole(shape, rotation(shape.theta[GLOBAL], size, positions), real)}
     if LOCAL not in shape.kinds:
         return chosen
-    if blocks:
+    if blocks and 3 * shape.window <= LONG_TEXT:  # a block of keys, without which they gain nothing
         chosen[LOCAL] = LocalBlocks(mask, shape.window, shape.heads, size, shape.theta[LOCAL]).attention
         return chosen
     distance = op.abs(op.subtract(op.unsqueeze(positions, index(0)), op.unsqueeze(positions, index(1))))

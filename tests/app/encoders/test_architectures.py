@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from app.encoders import openvino_encoder
@@ -394,6 +395,39 @@ def test_long_texts_are_computed_in_blocks_and_short_ones_meanwhile(
     assert is_made()  # it was used since the last time
     encoder._long.give_back()
     assert not is_made()
+
+
+def test_blocks_are_left_where_they_would_compute_more_than_the_whole(modern: Artifact) -> None:
+    kind = Kind(architecture="ModernBertForMaskedLM", activation="log1p_relu", pooling="max")
+    config = json.loads((modern.path / "config.json").read_text(encoding="utf-8"))
+    nodes = {}
+    for blocks in (False, True):
+        with Weights(modern.path) as weights:
+            wide = {**config, "local_attention": 8192}
+            graph = build_graph(kind, wide, weights, np.arange(VOCABULARY, dtype=np.int32), "lossless", blocks=blocks)
+        nodes[blocks] = [node.get_type_name() for node in graph.get_ordered_ops()]
+    assert nodes[True] == nodes[False]
+
+
+@pytest.mark.parametrize("what", ["other weights", "no files", "no memory"])
+def test_where_the_graph_for_long_texts_cannot_be_made_they_are_computed_as_short_ones(
+    what: str, modern: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = shutil.copytree(modern.path, tmp_path / "model")
+    encoder = OpenVINOEncoder(Artifact(files, modern.manifest), "f32", threads=1, is_room=lambda _: what != "no memory")
+    batch = TokenBatch.pad([[*range(10, 90)]], PAD)
+    expected = encoder.encode(batch)[0]
+    if what == "no files":
+        shutil.rmtree(files)
+    elif what == "other weights":
+        weights = load_file(files / "model.safetensors")
+        save_file({name: weight.flip(0).contiguous() for name, weight in weights.items()}, files / "model.safetensors")
+    for _ in range(2):
+        encoder.prepare_aside()
+        (vector,) = encoder.encode(batch, aside=True)
+        assert (vector.ids.tolist(), vector.weights.tolist()) == (expected.ids.tolist(), expected.weights.tolist())
+    said = {"other weights": "are others now", "no files": "cannot be read any more", "no memory": "no memory for"}
+    assert [said[what] in record.getMessage() for record in caplog.records] == [True]
 
 
 def lexical_bert(directory: Path, tiny_artifact: Path, own_token: list[int]) -> Artifact:

@@ -83,7 +83,7 @@ def test_what_can_never_be_encoded_in_time_is_refused_with_what_can() -> None:
     taken = admission(tokens_per_second=1000.0)  # 48,000 tokens in the time of a request, and some left
     taken.refuse_if_never(1024, 100, 100 * 256)
     with pytest.raises(
-        TooLarge, match=r"1024 texts of 512 tokens take about 524 s, .* has 60 s: send at most 93 of them"
+        TooLarge, match=r"1024 texts of such length take about 524 s, .* has 60 s: send at most 93 of them"
     ):
         taken.refuse_if_never(1024, 100, 100 * 512)
     taken.refuse_if_never(93, 93, 93 * 512)

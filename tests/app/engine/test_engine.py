@@ -120,6 +120,47 @@ async def test_a_query_does_not_wait_for_a_document_that_takes_long(
     await engine.stop()
 
 
+async def test_behind_a_text_that_takes_long_none_is_taken_that_would_be_too_late(
+    model: LoadedModel, encoder: ControlledEncoder
+) -> None:
+    engine = OneModel(model, timeout=50.0, longest_run=1.0)
+    engine.pace.tokens_per_second = 1.0
+    engine.start()
+    encoder.hold_aside()
+    first = start(engine, " ".join(SENTENCES))  # some minute of work
+    await encoder.entered()
+    with pytest.raises(Overloaded, match="of work it would take"):
+        await engine.vectors([SENTENCES[1]])
+    encoder.release()
+    await first
+    await engine.stop()
+
+
+async def test_texts_that_take_long_teach_the_pace_though_nothing_else_comes(model: LoadedModel) -> None:
+    engine = OneModel(model, longest_run=1.0)
+    engine.pace.tokens_per_second = 1.0  # so slow that all of them go aside
+    engine.start()
+    for _ in range(8):
+        await engine.vectors([SENTENCES[0], SENTENCES[1]])
+    assert engine.pace.tokens_per_second > 2
+    await engine.stop()
+
+
+async def test_a_text_is_encoded_though_nothing_can_be_prepared_for_it(
+    model: LoadedModel, encoder: ControlledEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(encoder, "prepare_aside", fail)
+    engine = OneModel(model, longest_run=1.0)
+    engine.pace.tokens_per_second = 1.0
+    engine.start()
+    assert len((await engine.vectors([SENTENCES[0]])).vectors[0])
+    assert "cannot be made" in caplog.text
+    await engine.stop()
+
+
 async def test_requests_that_wait_together_share_a_batch(engine: OneModel, encoder: ControlledEncoder) -> None:
     encoder.hold()
     running = start(engine, "a")
@@ -406,7 +447,7 @@ async def test_what_would_only_wait_for_its_deadline_is_refused_at_once(
         engine.pace.observe(64, 128.0)  # as a slow device does: half a token a second
     waiting = start(engine, " ".join(SENTENCES))  # nothing is ahead of it in the queue, so it is tried
     await queued(engine, 1)
-    with pytest.raises(Overloaded, match=r"64 tokens wait, so \d+ more would take .* of the 50 s that a request has"):
+    with pytest.raises(Overloaded, match=r"behind \d+\.\d s of work it would take .* of the 50 s that a request has"):
         await engine.vectors([SENTENCES[1]])
     query = start(engine, "손해", query=True)  # which overtakes documents
     await queued(engine, 2)
@@ -428,7 +469,7 @@ async def test_a_batch_that_cannot_be_finished_is_refused_before_it_is_tokenised
 
     monkeypatch.setattr(Tokenizer, "encode_windows", counted)
     monkeypatch.setattr("app.engine.engine.CHARACTERS_AT_ONCE", 300)
-    with pytest.raises(TooLarge, match=r"10 texts of 64 tokens take about 320 s, .* send at most 1 of them at once"):
+    with pytest.raises(TooLarge, match=r"10 texts of such length take about 320 s, .* send at most 1 of them at once"):
         await engine.vectors([" ".join(SENTENCES) * 9] * 10)
     assert sum(read) == 2
     assert engine.statistics().texts_in_flight == 0
@@ -513,7 +554,7 @@ async def test_windows_count_for_what_waits(engine: OneModel, encoder: Controlle
     assert engine.statistics().texts_in_flight == 2
     for _ in range(50):
         engine.pace.observe(64, 128.0)
-    with pytest.raises(Overloaded, match="tokens wait"):
+    with pytest.raises(Overloaded, match="of work it would take"):
         await engine.vectors(["나"])
     waiting.cancel()  # and all its windows with it
     await asyncio.wait([waiting])

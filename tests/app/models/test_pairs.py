@@ -238,6 +238,15 @@ def test_the_version_names_both(tmp_path: Path) -> None:
     assert read_source(documents, "documents").version not in versions
 
 
+def test_the_licence_of_each_is_kept(tmp_path: Path) -> None:
+    documents, queries = two(tmp_path)
+    for directory in (documents, queries):
+        (directory / "LICENSE").write_text(f"of {directory.name}", encoding="utf-8")
+    kept = opened(documents, tmp_path / "cache", queries).path
+    texts = [(kept / name).read_text(encoding="utf-8") for name in ("LICENSE", "QUERY_LICENSE")]
+    assert texts == [f"of {directory.name}" for directory in (documents, queries)]
+
+
 def pair(documents: Path, queries: Path, choices: Choices | None = None) -> Source:
     return read_pair(Located(documents, documents.name), Located(queries, queries.name), choices)
 
