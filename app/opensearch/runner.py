@@ -266,6 +266,8 @@ class Runner:
                     f"model {model['name']} ({model_id}) was not deployed: POST {ML}/models/{model_id}/_deploy and "
                     f"GET {ML}/tasks/<the task that it names> say why"
                 )
+            if model["model_state"] == "PARTIALLY_DEPLOYED":  # a node had no key yet, or was away
+                self._write("POST", f"{ML}/models/{model_id}/_deploy")
             return True if model["model_state"] == "DEPLOYED" else None
 
         if not self._dry_run:
