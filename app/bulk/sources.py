@@ -2,13 +2,13 @@
 
 An index is read shard by shard in the order of its sequence numbers: they stay the same while a document does, unlike
 the pages of a scroll and the slices of a point in time, so that a run that was stopped finds its parts again. What is
-written to the index meanwhile has higher ones and is not in the run.
+written to the index after the run began has higher ones and is not in it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -90,6 +90,7 @@ class Shard:
     index: str
     uuid: str
     number: int
+    last: int  #: sequence number when the run began, -1 of an empty one
     left_out: Sequence[str]  #: fields that are not read
     patience_seconds: float
     say: Say
@@ -103,7 +104,7 @@ class Shard:
         return self.index
 
     def rows(self) -> Generator[Row | Bad, None, None]:
-        return self._between(0, None)
+        return self._between(0, self.last + 1)
 
     def fingerprint(self) -> str:
         return self.uuid
@@ -115,29 +116,26 @@ class Shard:
                 yield number, list(self._between(start, end))
             start = end
 
-    def _between(self, start: int, end: int | None) -> Generator[Row | Bad, None, None]:
+    def _between(self, start: int, end: int) -> Generator[Row | Bad, None, None]:
         """Rows numbered `start` < number <= `end`."""
         while hits := self._page(start, end):
             for hit in hits:
                 start = hit["sort"][0] + 1
                 yield Row(start, hit["_source"], Key(hit["_id"], hit["_version"], hit.get("_routing")))
 
-    def _page(self, start: int, end: int | None) -> list[dict[str, Any]]:
-        between = {"gte": start} if end is None else {"gte": start, "lt": end}
+    def _page(self, start: int, end: int) -> list[dict[str, Any]]:
         body = {
             "size": PAGE,
-            "query": {"range": {"_seq_no": between}},
+            "query": {"range": {"_seq_no": {"gte": start, "lt": end}}},
             "sort": [{"_seq_no": "asc"}],
             "track_total_hits": False,
             "version": True,
             "_source": {"excludes": list(self.left_out)},
         }
-        path = f"/{quote(self.index)}/_search?preference=_shards:{self.number}&search_pipeline=_none"
         patience = Patience(self.index, self.patience_seconds, self.say)
         while True:
             try:
-                hits: list[dict[str, Any]] = self.cluster.request("POST", path, body)["hits"]["hits"]
-                return hits
+                return _search(self.cluster, self.index, self.number, body)
             except OpenSearchError as error:
                 if not may_pass(error):
                     raise InputError(f"{self.path} cannot be read: {error}") from error
@@ -167,11 +165,29 @@ def shards_of(cluster: Cluster, name: str, left_out: Sequence[str], patience_sec
         if index["mappings"].get("_source", {}).get("enabled") is False:
             raise InputError(f"{name} keeps no _source, so there are no texts to read in it")
         cluster.request("POST", f"/{quote(concrete)}/_refresh")  # what was written is to be seen
+        settings = index["settings"]
+        lasts = [_last(cluster, concrete, number) for number in range(int(settings["index.number_of_shards"]))]
     except OpenSearchError as error:
         raise InputError(str(error)) from error
-    settings = index["settings"]
-    uuid, count = settings["index.uuid"], int(settings["index.number_of_shards"])
-    return [Shard(cluster, concrete, uuid, number, left_out, patience_seconds, say) for number in range(count)]
+    uuid = settings["index.uuid"]
+    return [
+        Shard(cluster, concrete, uuid, number, last, left_out, patience_seconds, say)
+        for number, last in enumerate(lasts)
+    ]
+
+
+def _search(cluster: Cluster, index: str, shard: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of all of the shard or not at all, whatever the cluster's time for a search."""
+    path = f"/{quote(index)}/_search?preference=_shards:{shard}&search_pipeline=_none"
+    answer = cluster.request("POST", f"{path}&allow_partial_search_results=false", body)
+    hits: list[dict[str, Any]] = answer["hits"]["hits"]
+    return hits
+
+
+def _last(cluster: Cluster, index: str, shard: int) -> int:
+    """The highest sequence number of a document that is there."""
+    hits = _search(cluster, index, shard, {"size": 1, "sort": [{"_seq_no": "desc"}], "_source": False})
+    return int(hits[0]["sort"][0]) if hits else -1
 
 
 def files_of(names: Sequence[str], encoding: str) -> list[File]:

@@ -1,0 +1,44 @@
+"""Runs from an index and into one that is written to meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.bulk import sources
+from tests.app.bulk.corpus import Command, documents, parquet
+from tests.app.bulk.pretender import Pretender, serving
+
+
+@pytest.fixture
+def opensearch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
+    monkeypatch.setattr(sources, "PAGE", 4)
+    with serving() as pretender:
+        yield pretender
+
+
+def at_search(opensearch: Pretender, number: int, change: Callable[[], object]) -> None:
+    """`change` comes before the search of that number is answered, from 1."""
+    seen = 0
+
+    def asked(_: str, path: str) -> None:
+        nonlocal seen
+        seen += "/_search" in path
+        if "/_search" in path and seen == number:
+            change()
+
+    opensearch.asked = asked
+
+
+def test_what_is_changed_while_it_is_read_is_in_the_run_once(
+    command: Command, opensearch: Pretender, tmp_path: Path
+) -> None:
+    old = opensearch.add("old", documents(12))
+    at_search(opensearch, 4, lambda: old.put("d1", {"id": "d1", "text": "바뀐 글"}))
+    code, said = command(f"{opensearch.url}/old", tmp_path / "out", "--part-rows", 5)
+    assert code == 0, said
+    assert "0 rejected" in said
+    assert [row["id"] for row in parquet(tmp_path / "out")] == [f"d{n}" for n in range(12) if n != 1]
