@@ -28,7 +28,7 @@ class Input:
 
     path: str
     fingerprint: str
-    rows: int
+    rows: int  #: also of an index those that went before they were read
     ends: Sequence[int]  #: the number of the last row of each part
 
 
@@ -128,6 +128,8 @@ def _scan(wanted: Wanted, sources: Sequence[Source], say: Say) -> Manifest:
                     if isinstance(document, Document):
                         ids.add(document.id, place, row.number)
             left = None if left is None else left - rows
+            if left is None:
+                rows = max(rows, source.count or 0)
             found.append(Input(source.path, source.fingerprint(), rows, ends))
     _refuse_unknown_columns(wanted, columns)
     total = sum(one.rows for one in found)

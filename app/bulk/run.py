@@ -34,6 +34,7 @@ class Summary:
     rows: int = 0
     documents: int = 0
     rejected: int = 0
+    changed: int = 0  #: documents of an index that another version took the place of, or that are gone
     empty: int = 0  #: documents of which a text has no token
     cut: int = 0  #: documents of which a text was too long for the model
     tokens: int = 0
@@ -56,6 +57,8 @@ class Summary:
             f"{self.rows:,} rows: {self.documents:,} documents, {self.rejected:,} rejected",
             f"{self.tokens:,} tokens in {self.seconds:,.0f} s of work{rate}; {active}; by {self.version}",
         ]
+        if self.changed:
+            told.append(f"{self.changed:,} documents were changed or deleted since the run began and are not in it")
         if self.cut:
             told.append(f"{self.cut:,} documents were longer than the model reads: their ends are not in the vectors")
         if self.empty:
@@ -114,6 +117,7 @@ def go_on(
             files.write_json(f"{RECEIPTS}/{part.name}.json", made.receipt)
             add(part.name, made.receipt)
             progress.made(made.receipt)
+    summary.changed = max(0, sum(one.rows for one in manifest.inputs) - summary.rows)
     for line in target.finish(samples, summary.documents):
         say(line)
     files.clear()

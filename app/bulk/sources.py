@@ -35,6 +35,10 @@ class Source(Protocol):
     def prefix(self) -> str:
         """Of ids of rows that have none; the place of the source comes before it."""
 
+    @property
+    def count(self) -> int | None:
+        """Of its rows when the run began, if some may go before they are read."""
+
     def rows(self) -> Generator[Row | Bad, None, None]:
         """Every row, in the order of their numbers. Close it, if it is not read to its end.
 
@@ -63,6 +67,10 @@ class File:
     def prefix(self) -> str:
         return PurePosixPath(self.path).name.split(".")[0]
 
+    @property
+    def count(self) -> None:
+        return None
+
     def rows(self) -> Generator[Row | Bad, None, None]:
         return read_rows(self.path, self.encoding)
 
@@ -90,7 +98,8 @@ class Shard:
     index: str
     uuid: str
     number: int
-    last: int  #: sequence number when the run began, -1 of an empty one
+    count: int  #: of documents when the run began
+    last: int  #: sequence number of them, -1 if there are none
     left_out: Sequence[str]  #: fields that are not read
     patience_seconds: float
     say: Say
@@ -135,7 +144,8 @@ class Shard:
         patience = Patience(self.index, self.patience_seconds, self.say)
         while True:
             try:
-                return _search(self.cluster, self.index, self.number, body)
+                hits: list[dict[str, Any]] = _search(self.cluster, self.index, self.number, body)["hits"]
+                return hits
             except OpenSearchError as error:
                 if not may_pass(error):
                     raise InputError(f"{self.path} cannot be read: {error}") from error
@@ -166,28 +176,27 @@ def shards_of(cluster: Cluster, name: str, left_out: Sequence[str], patience_sec
             raise InputError(f"{name} keeps no _source, so there are no texts to read in it")
         cluster.request("POST", f"/{quote(concrete)}/_refresh")  # what was written is to be seen
         settings = index["settings"]
-        lasts = [_last(cluster, concrete, number) for number in range(int(settings["index.number_of_shards"]))]
+        extents = [_extent(cluster, concrete, number) for number in range(int(settings["index.number_of_shards"]))]
     except OpenSearchError as error:
         raise InputError(str(error)) from error
     uuid = settings["index.uuid"]
     return [
-        Shard(cluster, concrete, uuid, number, last, left_out, patience_seconds, say)
-        for number, last in enumerate(lasts)
+        Shard(cluster, concrete, uuid, number, count, last, left_out, patience_seconds, say)
+        for number, (count, last) in enumerate(extents)
     ]
 
 
-def _search(cluster: Cluster, index: str, shard: int, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of all of the shard or not at all, whatever the cluster's time for a search."""
+def _search(cluster: Cluster, index: str, shard: int, body: Mapping[str, Any]) -> Any:
+    """The hits of all of the shard or an error, whatever the cluster's time for a search."""
     path = f"/{quote(index)}/_search?preference=_shards:{shard}&search_pipeline=_none"
-    answer = cluster.request("POST", f"{path}&allow_partial_search_results=false", body)
-    hits: list[dict[str, Any]] = answer["hits"]["hits"]
-    return hits
+    return cluster.request("POST", f"{path}&allow_partial_search_results=false", body)["hits"]
 
 
-def _last(cluster: Cluster, index: str, shard: int) -> int:
-    """The highest sequence number of a document that is there."""
-    hits = _search(cluster, index, shard, {"size": 1, "sort": [{"_seq_no": "desc"}], "_source": False})
-    return int(hits[0]["sort"][0]) if hits else -1
+def _extent(cluster: Cluster, index: str, shard: int) -> tuple[int, int]:
+    """How many documents there are, and the highest sequence number of one."""
+    body = {"size": 1, "sort": [{"_seq_no": "desc"}], "_source": False, "track_total_hits": True}
+    hits = _search(cluster, index, shard, body)
+    return int(hits["total"]["value"]), int(hits["hits"][0]["sort"][0]) if hits["hits"] else -1
 
 
 def files_of(names: Sequence[str], encoding: str) -> list[File]:

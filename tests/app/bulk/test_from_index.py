@@ -42,3 +42,22 @@ def test_what_is_changed_while_it_is_read_is_in_the_run_once(
     assert code == 0, said
     assert "0 rejected" in said
     assert [row["id"] for row in parquet(tmp_path / "out")] == [f"d{n}" for n in range(12) if n != 1]
+    assert "1 documents were changed or deleted since the run began and are not in it" in said
+
+
+def test_what_is_changed_before_it_is_read_is_counted(command: Command, opensearch: Pretender, tmp_path: Path) -> None:
+    old = opensearch.add("old", documents(12))
+
+    def change() -> None:
+        for gone in ("d0", "d1", "d2", "d3", "d9"):
+            del old.documents[gone]
+        old.put("d10", {"id": "d10", "text": "바뀐 글"})
+
+    at_search(opensearch, 6, change)  # the first of those that fill the parts
+    code, said = command(f"{opensearch.url}/old", tmp_path / "out", "--part-rows", 3)
+    assert code == 0, said
+    assert "12 rows in" in said
+    assert "6 rows: 6 documents, 0 rejected" in said
+    assert "6 documents were changed or deleted since the run began and are not in it" in said
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["changed"] == 6
+    assert [row["id"] for row in parquet(tmp_path / "out")] == ["d4", "d5", "d6", "d7", "d8", "d11"]
