@@ -57,6 +57,12 @@ class RunFiles:
     def write_json(self, name: str, document: object) -> None:
         self.write(name, json.dumps(document, ensure_ascii=False, indent=1).encode())
 
+    def write_first_json(self, name: str, document: object) -> Any:
+        """Writes it if it is not there. What is there then: of two at once, one is the first."""
+        content = json.dumps(document, ensure_ascii=False, indent=1).encode()
+        self._do("written", name, self._files.update, name, lambda there: there or content)
+        return self.read_json(name)
+
     def remove(self, name: str) -> None:
         self._do("removed", name, self._files.remove_file, name)
 

@@ -79,8 +79,10 @@ def prepare(files: RunFiles, wanted: Wanted, sources: Sequence[Source], say: Say
         if others := [name for name in files.names() if name != LOCK]:
             raise RunError(f"{files.url} holds {others[0]} and is no run: give an empty or a new directory")
         manifest = _scan(wanted, sources, say)
-        files.write_json(MANIFEST, asdict(manifest))
-        return manifest
+        known = files.write_first_json(MANIFEST, asdict(manifest))
+        if known == json.loads(json.dumps(asdict(manifest))):
+            return manifest
+        say(f"{files.url} was begun by another process meanwhile: this one goes on with its parts")
     _refuse_another(files, known, wanted, sources)
     files.clear()
     inputs = [Input(**one) for one in known["inputs"]]

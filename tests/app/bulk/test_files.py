@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from app.bulk.files import LOCK, RunError, RunFiles, SinkError
+from app.bulk.plan import Manifest, Wanted, prepare
+from app.bulk.rows import Bad, Row
+from app.bulk.sources import File
 from tests.app.bulk.corpus import Command, documents, write
 from tests.sparse_encoder.stores import BUCKET, s3_environment, s3_server
 
@@ -82,3 +86,47 @@ def test_a_run_from_and_to_an_object_store(command: Command, s3: str, tmp_path: 
     files.remove(parts[1])
     assert command(*asked)[0] == 0
     assert parts == [name for name in files.names() if name.startswith("part-")]
+
+
+def test_of_two_that_begin_one_run_at_once_both_have_the_parts_of_the_first(url: str, tmp_path: Path) -> None:
+    """As two do in an object store, which has no lock, of an index that is written to between them."""
+    path = write(tmp_path / "a.jsonl", documents(6))
+    files, first = RunFiles(f"{url}/twice"), File(str(path), "utf-8")
+    (tmp_path / "run" / "twice").mkdir(parents=True)
+    begun: list[Manifest] = []
+
+    @dataclass(frozen=True)
+    class Changing:
+        """Another one scans it while it is scanned, and finds more in it."""
+
+        path: str = first.path
+        prefix: str = first.prefix
+        count: None = None
+
+        def rows(self) -> Generator[Row | Bad, None, None]:
+            begun.append(prepare(files, wanted("text"), [first], print))
+            yield Row(1, {"text": "손해", "title": "손해"})
+
+        def fingerprint(self) -> str:
+            return first.fingerprint()
+
+        parts = first.parts
+
+    assert prepare(files, wanted("text"), [Changing()], print) == begun[0]
+    files.remove("run.json")
+    with pytest.raises(RunError, match=r"texts was \['text'\] and is \['title'\]"):
+        prepare(files, wanted("title"), [Changing()], print)
+
+
+def wanted(text: str) -> Wanted:
+    return Wanted(
+        texts=[text],
+        joined=False,
+        id_column=None,
+        version="v",
+        vectors={},
+        target="parquet",
+        encoding="utf-8",
+        limit=None,
+        part_rows=2,
+    )
