@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from app.opensearch.vectors import at, differing, vectors_of
 
 BULK_BYTES = 4_000_000  #: of one request; OpenSearch takes 100 MB, and is quickest with a few
 REFRESH = "refresh_interval.json"
+OFF = "-1"
 
 
 class IndexSink:
@@ -109,7 +111,6 @@ class Index:
         if len(formats) > 1:
             raise SinkError(f"the fields of {name} are of two types: encode them in two runs")
         self.format: Format = "sparse_vector" if "sparse_vector" in formats else "word"
-        self._refresh = index.settings.get("index.refresh_interval")
         self._had = self._count()
 
     def _count(self) -> int:
@@ -119,19 +120,35 @@ class Index:
     @contextmanager
     def without_refresh(self, files: RunFiles) -> Iterator[None]:
         """New documents are not made visible one by one meanwhile. What was set before is kept in `files`, for the run
-        that goes on after one that was killed."""
+        that goes on after one that was killed; who finds refreshes off leaves them to whoever did that."""
         path = f"/{quote(self._name)}/_settings"
         if files.read(REFRESH) is None:
-            files.write_json(REFRESH, self._refresh)
-        self._put_refresh(path, "-1")
+            before = self._refresh_interval()
+            if before == OFF:
+                self._say(
+                    f"{self._name} has refresh_interval {OFF} already, by another run or by hand, and keeps it: what "
+                    f'is written is seen after a refresh, or PUT {path} {{"index": {{"refresh_interval": null}}}}'
+                )
+                yield
+                return
+            files.write_json(REFRESH, before)
+        self._put_refresh(path, OFF)
         try:
             yield
         finally:
             try:
-                self._put_refresh(path, files.read_json(REFRESH))
-                files.remove(REFRESH)
+                if (kept := files.read(REFRESH)) is not None:  # else another process of the run has put it back
+                    self._put_refresh(path, json.loads(kept))
+                    files.remove(REFRESH)
             except SinkError as error:
                 self._say(f"{self._name} is not refreshed by itself until this command ran to its end ({error})")
+
+    def _refresh_interval(self) -> str | None:
+        try:
+            index = find_index(self._cluster, self._name)
+        except OpenSearchError as error:
+            raise SinkError(str(error)) from error
+        return index.settings.get("index.refresh_interval") if index else None
 
     def _put_refresh(self, path: str, interval: str | None) -> None:
         try:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.bulk import sources
-from tests.app.bulk.corpus import Command, documents, parquet
+from app.bulk.index import REFRESH
+from tests.app.bulk.corpus import Command, documents, parquet, write
 from tests.app.bulk.pretender import Pretender, serving
 
 
@@ -61,3 +62,39 @@ def test_what_is_changed_before_it_is_read_is_counted(command: Command, opensear
     assert "6 documents were changed or deleted since the run began and are not in it" in said
     assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["changed"] == 6
     assert [row["id"] for row in parquet(tmp_path / "out")] == ["d4", "d5", "d6", "d7", "d8", "d11"]
+
+
+def test_refreshes_that_another_run_put_off_are_left_to_it(
+    command: Command, opensearch: Pretender, tmp_path: Path
+) -> None:
+    new, source = opensearch.add("new", []), write(tmp_path / "a.jsonl", documents(6))
+
+    def another(method: str, path: str) -> None:
+        if path == "/new/_count" and "index.refresh_interval" not in new.settings:
+            new.settings["index.refresh_interval"] = "-1"
+
+    opensearch.asked = another
+    asked = (source, f"{opensearch.url}/new", "--id", "id", "--run-dir", tmp_path / "run")
+    code, said = command(*asked)
+    assert code == 0, said
+    assert "new has refresh_interval -1 already, by another run or by hand, and keeps it" in said
+    assert not (tmp_path / "run" / REFRESH).exists()
+    new.settings["index.refresh_interval"] = "7s"  # as the other one does in the end
+    assert command(*asked)[0] == 0
+    assert new.settings["index.refresh_interval"] == "7s"
+
+
+def test_refreshes_that_another_process_of_the_run_put_back_are_left(
+    command: Command, opensearch: Pretender, tmp_path: Path
+) -> None:
+    new, source = opensearch.add("new", []), write(tmp_path / "a.jsonl", documents(6))
+
+    def another(method: str, path: str) -> None:
+        if "/_bulk" in path:
+            new.settings["index.refresh_interval"] = "7s"
+            (tmp_path / "run" / REFRESH).unlink()
+
+    opensearch.asked = another
+    asked = (source, f"{opensearch.url}/new", "--id", "id", "--run-dir", tmp_path / "run")
+    assert command(*asked)[0] == 0
+    assert new.settings["index.refresh_interval"] == "7s"
