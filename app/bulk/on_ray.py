@@ -27,7 +27,7 @@ from app.bulk.patience import Say
 LOCAL = "local"
 PROBE_SECONDS = 5.0
 LOOK_SECONDS = 60.0  #: between lines that say what is waited for
-MOST_LOST = 5  #: actors at one part
+MOST_LOST = 5  #: actors at one part, and of each place before one is ready
 OBJECT_STORE_BYTES = 200_000_000  #: of a cluster that is started here; parts are a few megabytes
 
 
@@ -130,8 +130,11 @@ class _Pool:
         self._beginning: dict[Any, Any] = {}  # actors, by what they answer with
         self._working: dict[Any, tuple[Any, Part]] = {}
         self._idle: list[Any] = []
+        self._not_begun = 0  # lost actors since one was ready
+        self._most_not_begun = 0
 
     def run(self, processes: int) -> Iterator[tuple[Part, Made]]:
+        self._most_not_begun = MOST_LOST * processes
         for _ in range(processes):
             self._begin()
         while self._parts is not None or self._again or self._working:
@@ -148,10 +151,12 @@ class _Pool:
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, Exception) else error from error
             except RayError as error:  # the actor is gone, or what it answered
-                self._make_again(part, str(error).splitlines()[0])
+                self._make_again(part, str(error))
                 continue
             if part:
                 yield part, made
+            else:
+                self._not_begun = 0
             self._idle.append(actor)
             self._give()
 
@@ -174,8 +179,16 @@ class _Pool:
         return part
 
     def _make_again(self, part: Part | None, why: str) -> None:
-        self._say(f"a process was lost, and what it worked at is done again ({why})")
-        if part:
+        if part is None:
+            self._say(f"a process was lost before it was ready, another is begun ({why.splitlines()[0]})")
+            self._not_begun += 1
+            if self._not_begun == self._most_not_begun:
+                raise RunError(
+                    f"{self._not_begun} processes in a row were lost before one was ready: give them more memory, or "
+                    f"every node the software of this one. Of the last: {' '.join(why.split())}"
+                )
+        else:
+            self._say(f"a process was lost, and what it worked at is done again ({why.splitlines()[0]})")
             self._lost[part.name] += 1
             if self._lost[part.name] == MOST_LOST:
                 raise RunError(
