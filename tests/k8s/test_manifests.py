@@ -243,3 +243,12 @@ def test_the_command_of_the_bulk_job_is_one() -> None:
         "s3://",
         "$RAY_ADDRESS",
     )
+    assert options.max_rejected > 0, "one rejected row would make a new cluster as often as backoffLimit says"
+
+
+def test_of_other_pods_only_the_operator_of_kuberay_reaches_the_bulk_job() -> None:
+    _, others = find("bulk", "NetworkPolicy")["spec"]["ingress"]
+    (peer,) = others["from"]
+    assert peer["podSelector"] == {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}}
+    (namespaces,) = peer["namespaceSelector"]["matchExpressions"]
+    assert namespaces["operator"] == "In"
