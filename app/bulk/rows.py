@@ -259,15 +259,15 @@ def to_document(row: Row | Bad, texts: Sequence[str], id_column: str | None, pre
     """What of `row` is encoded, or why nothing is. Without `id_column` its id is that of its index, or `prefix` and its
     number.
 
-    A field without a text is no fault as long as another one has some.
+    A field without a text is no fault as long as another one has some. A document of an index may lack it altogether.
     """
     if isinstance(row, Bad):
         return row
     found: dict[str, str] = {}
     for column in texts:
-        if column not in row.values:
+        if column not in row.values and row.key is None:
             return Bad(row.number, column, f"there is no column {column}, but {', '.join(map(str, row.values))[:200]}")
-        value = row.values[column]
+        value = row.values.get(column)
         if value is None:
             continue
         if not isinstance(value, str):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from app.bulk.rows import Bad, Document, InputError, Row, find_inputs, read_rows, to_document
+from app.bulk.rows import Bad, Document, InputError, Key, Row, find_inputs, read_rows, to_document
 from app.web.unpacking import zstd
 
 ROWS = [{"id": "1", "text": "손해배상 청구"}, {"id": "2", "text": "임대차 해지"}]
@@ -145,6 +145,17 @@ def test_files_are_found_by_name_directory_and_pattern(tmp_path: Path) -> None:
 def test_what_of_a_row_is_encoded(row: dict[str, object], outcome: str) -> None:
     found = to_document(Row(1, {"title": None, **row}), ["text", "title"], "id", "0-a")
     assert (found.id if isinstance(found, Document) else found.reason.replace("title, ", "")) == outcome
+
+
+def test_a_document_of_an_index_may_lack_a_field() -> None:
+    """As it may be null there; a file that lacks a column is another file than was meant."""
+    key = Key("a", 1, None)
+    document = to_document(Row(1, {"title": "가"}, key), ["text", "title"], None, "0-a")
+    assert isinstance(document, Document)
+    assert document.texts == {"title": "가"}
+    bad = to_document(Row(1, {"body": "가"}, key), ["text", "title"], None, "0-a")
+    assert isinstance(bad, Bad)
+    assert bad.reason == "there is no text"
 
 
 def test_a_row_without_an_id_has_that_of_its_place() -> None:
