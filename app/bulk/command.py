@@ -99,12 +99,11 @@ def _encode(options: argparse.Namespace) -> int:
 
 def _sources(options: argparse.Namespace, stack: ExitStack) -> list[Source]:
     found: list[Source] = []
-    made = [f"{field}_{kind}" for field in options.text for kind in ("sparse", "chunks")]
     for one in options.inputs:
         if is_index(one):
             url, name = split_index(one)
             cluster = stack.enter_context(from_options(options, url).open())
-            found += shards_of(cluster, name, made, options.patience, _say)
+            found += shards_of(cluster, name, options.text, options.patience, _say)
         else:
             found += files_of([one], options.encoding)
     if double := next((one.path for one in found if [other.path for other in found].count(one.path) > 1), None):

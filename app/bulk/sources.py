@@ -20,6 +20,7 @@ from app.bulk.patience import Patience, Say, may_pass
 from app.bulk.rows import Bad, InputError, Key, Row, find_inputs, kind_of, opened, read_rows
 from app.opensearch.cluster import Cluster
 from app.opensearch.facts import OpenSearchError
+from app.opensearch.indices import index_of
 
 PAGE = 500  #: documents of a search, some megabytes
 
@@ -163,8 +164,11 @@ def split_index(url: str) -> tuple[str, str]:
     return address, name
 
 
-def shards_of(cluster: Cluster, name: str, left_out: Sequence[str], patience_seconds: float, say: Say) -> list[Shard]:
-    """:raises InputError: if there is no such index, or it keeps no documents."""
+def shards_of(cluster: Cluster, name: str, texts: Sequence[str], patience_seconds: float, say: Say) -> list[Shard]:
+    """Without vectors, which are of another model: neither of `texts` nor of fields that are not encoded again.
+
+    :raises InputError: if there is no such index, or it keeps no documents.
+    """
     try:
         found: dict[str, Any] = cluster.find(f"/{quote(name)}?flat_settings=true") or {}
         if not found:
@@ -172,6 +176,7 @@ def shards_of(cluster: Cluster, name: str, left_out: Sequence[str], patience_sec
         if len(found) > 1:
             raise InputError(f"{name} is {len(found)} indices: give one of {', '.join(sorted(found))}")
         ((concrete, index),) = found.items()
+        encoded = index_of(concrete, index).encoded
         if index["mappings"].get("_source", {}).get("enabled") is False:
             raise InputError(f"{name} keeps no _source, so there are no texts to read in it")
         cluster.request("POST", f"/{quote(concrete)}/_refresh")  # what was written is to be seen
@@ -179,6 +184,9 @@ def shards_of(cluster: Cluster, name: str, left_out: Sequence[str], patience_sec
         extents = [_extent(cluster, concrete, number) for number in range(int(settings["index.number_of_shards"]))]
     except OpenSearchError as error:
         raise InputError(str(error)) from error
+    if lost := ", ".join(sorted(set(encoded) - set(texts))):
+        say(f"{name} has vectors of {lost} too, which are left out: --text names what gets new ones")
+    left_out = [f"{text}_{kind}" for text in sorted({*texts, *encoded}) for kind in ("sparse", "chunks")]
     uuid = settings["index.uuid"]
     return [
         Shard(cluster, concrete, uuid, number, count, last, left_out, patience_seconds, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -25,9 +26,14 @@ def find_index(cluster: Cluster, name: str) -> Index | None:
     if not answer:
         return None
     ((concrete, index),) = answer.items()
+    return index_of(concrete, index)
+
+
+def index_of(name: str, index: Mapping[str, Any]) -> Index:
+    """As GET /NAME?flat_settings=true tells it."""
     mapping = index["mappings"]
     return Index(
-        concrete,
+        name,
         index["settings"],
         flat(mapping.get("properties", {})),
         mapping.get("_meta", {}),

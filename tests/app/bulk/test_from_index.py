@@ -98,3 +98,17 @@ def test_refreshes_that_another_process_of_the_run_put_back_are_left(
     asked = (source, f"{opensearch.url}/new", "--id", "id", "--run-dir", tmp_path / "run")
     assert command(*asked)[0] == 0
     assert new.settings["index.refresh_interval"] == "7s"
+
+
+def test_no_vector_of_the_old_model_comes_along(command: Command, opensearch: Pretender, tmp_path: Path) -> None:
+    texts = {name: {"type": "text"} for name in ("title", "text")}
+    properties = {**texts, **{f"{name}_sparse": {"type": "rank_features"} for name in texts}}
+    old = {**documents(1)[0], "title_sparse": {"a": 1.0}, "title_chunks": [{}], "text_sparse": {"a": 1.0}}
+    opensearch.add("old", [old], mappings={"properties": properties})
+    code, said = command(f"{opensearch.url}/old", tmp_path / "out", "--to", "jsonl")
+    assert code == 0, said
+    assert "old has vectors of title too, which are left out: --text names what gets new ones" in said
+    (part,) = (tmp_path / "out").glob("part-*.jsonl")
+    written = json.loads(part.read_text(encoding="utf-8").splitlines()[1])
+    assert sorted(written) == ["id", "text", "text_sparse", "title", "year"]
+    assert written["text_sparse"] != old["text_sparse"]
