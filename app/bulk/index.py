@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import quote
@@ -165,10 +166,15 @@ class Index:
                     "there; look at its log, and encode into a new index"
                 )
             told = [f"{self._name} has {has:,} documents, {documents:,} of them from here"]
+            same = 0
             for sample in samples:
                 routing = f"?routing={quote(sample.routing, safe='')}" if sample.routing else ""
                 path = f"/{quote(self._name)}/_doc/{quote(sample.id, safe='')}{routing}"
-                source = (self._cluster.find(path) or {}).get("_source")
+                there = self._cluster.find(path) or {}
+                if sample.version is not None and there.get("_version", sys.maxsize) > sample.version:
+                    continue  # a newer version, or gone: a copy does not take its place
+                source = there.get("_source")
+                same += 1
                 for field, weights in sample.vectors.items():
                     stored = vectors_of(at(source or {}, f"{field}_sparse"))
                     if weights and (len(stored) != 1 or differing(stored[0], weights)):
@@ -176,7 +182,7 @@ class Index:
                             f"the document {sample.id!r} of {self._name} has another {field}_sparse than was written: "
                             "something else writes there, or the index keeps no _source"
                         )
-            return [*told, f"{len(samples)} of them have the vectors that were written"]
+            return [*told, f"{same} of them have the vectors that were written"]
         except OpenSearchError as error:
             raise SinkError(str(error)) from error
 

@@ -114,9 +114,10 @@ def _sample(items: Sequence[Item]) -> dict[str, Any] | None:
     if not items:
         return None
     item = items[len(items) // 2]
-    routing = item.document.key.routing if item.document.key else None
+    key = item.document.key
+    of_index = {"routing": key.routing, "version": key.version} if key else {"routing": None}
     vectors = {field: one.weights for field, one in item.vectors.items()}
-    return {"id": item.document.id, "routing": routing, "vectors": vectors}
+    return {"id": item.document.id, "vectors": vectors, **of_index}
 
 
 def _items(documents: Sequence[Document], wanted: Wanted, encoder: BulkEncoder) -> tuple[list[Item], list[Bad]]:

@@ -31,6 +31,7 @@ class Sample:
     id: str
     routing: str | None
     vectors: Mapping[str, Mapping[str, float]]
+    version: int | None = None  #: of a document that was copied from an index
 
 
 class Sink(Protocol):

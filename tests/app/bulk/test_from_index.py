@@ -112,3 +112,22 @@ def test_no_vector_of_the_old_model_comes_along(command: Command, opensearch: Pr
     written = json.loads(part.read_text(encoding="utf-8").splitlines()[1])
     assert sorted(written) == ["id", "text", "text_sparse", "title", "year"]
     assert written["text_sparse"] != old["text_sparse"]
+
+
+def test_a_newer_document_stays_and_is_no_fault(command: Command, opensearch: Pretender, tmp_path: Path) -> None:
+    """Also of those that are compared in the end; what is written in the version of the copy is one."""
+    opensearch.add("old", documents(6))
+    new = opensearch.add("new", [])
+    new.put("d1", {"text": "더 새로운 글", "text_sparse": {"글": 1.0}}, version=9)
+    asked = (f"{opensearch.url}/old", f"{opensearch.url}/new", "--part-rows", 3, "--run-dir", tmp_path / "run")
+    code, said = command(*asked)
+    assert code == 0, said
+    assert "new has 6 documents, 6 of them from here" in said
+    assert "1 of them have the vectors that were written" in said
+    assert new.documents["d1"].version == 9
+    new.documents["d4"].source = {**new.documents["d4"].source, "text_sparse": {"글": 1.0}}
+    code, said = command(*asked)
+    assert (code, "the document 'd4' of new has another text_sparse than was written" in said) == (1, True), said
+    del new.documents["d4"]
+    new.put("another", {})
+    assert command(*asked)[0] == 0
