@@ -159,8 +159,13 @@ def is_index(name: str) -> bool:
 
 
 def split_index(url: str) -> tuple[str, str]:
-    """The address of the cluster, and the name of the index."""
+    """The address of the cluster, and the name of the index.
+
+    :raises InputError: if there is a password in it, which would be kept and shown wherever the address is.
+    """
     address, _, name = url.rstrip("/").rpartition("/")
+    if "@" in address or "@" in urlsplit(url).netloc:
+        raise InputError("the URL of an index holds a user: give --user and --password-file instead")
     return address, name
 
 

@@ -131,3 +131,19 @@ def test_a_newer_document_stays_and_is_no_fault(command: Command, opensearch: Pr
     del new.documents["d4"]
     new.put("another", {})
     assert command(*asked)[0] == 0
+
+
+def test_a_password_in_an_url_is_refused(command: Command, opensearch: Pretender, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        opensearch.add(name, documents(3))
+    secret = opensearch.url.replace("://", "://admin:geheim@")
+    for arguments in (
+        (f"{secret}/old", tmp_path / "out"),
+        (f"{opensearch.url}/old", f"{secret}/new"),
+        (secret, tmp_path / "out"),
+        (f"{secret.replace('heim', '/heim')}/old", tmp_path / "out"),
+    ):
+        code, said = command(*arguments)
+        assert code == 1
+        assert "holds a user: give --user and --password-file instead" in said
+        assert "heim" not in said
