@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 
 from app.bulk.encoding import BulkEncoder, Format, ModelChoice, VectorChoice, load, open_artifact
 from app.bulk.files import RunError, RunFiles, SinkError
@@ -45,10 +46,11 @@ def _vectors(options: argparse.Namespace, format_of_output: Format) -> VectorCho
 def _encode(options: argparse.Namespace) -> int:
     if options.concurrency and not options.address:
         raise RunError("--concurrency is of --address: one process uses every core already, see --threads")
+    _make_absolute(options)
     fields = options.text[:1] if options.join else options.text
     to_index = is_index(options.output)
     url, name = split_index(options.output) if to_index else ("", "")
-    files = RunFiles(options.run_dir or f"{name}.bulk" if to_index else options.output)
+    files = RunFiles(options.run_dir or str(Path(f"{name}.bulk").absolute()) if to_index else options.output)
     model = ModelChoice(
         model=options.model,
         store=options.store,
@@ -56,7 +58,7 @@ def _encode(options: argparse.Namespace) -> int:
         device=options.device,
         precision=options.precision,
         threads=options.threads,
-        cache_dir=options.cache_dir.absolute(),
+        cache_dir=options.cache_dir,
     )
     with ExitStack() as stack:
         sources = _sources(options, stack)
@@ -95,6 +97,18 @@ def _encode(options: argparse.Namespace) -> int:
         job = Job(replace(model, version=version), wanted, sink)
         summary = go_on(files, manifest, sources, job, way, target, _say, options.metrics_port)
     return _told(summary, files.url, options.max_rejected)
+
+
+def _make_absolute(options: argparse.Namespace) -> None:
+    """Paths that go to other processes, whose working directory is another."""
+    for name in ("output", "run_dir", "store"):
+        if (value := getattr(options, name)) is not None and "://" not in value:
+            setattr(options, name, str(Path(value).absolute()))
+    for name in ("cache_dir", "ca_file"):
+        if (value := getattr(options, name)) is not None:
+            setattr(options, name, value.absolute())
+    if options.model and Path(options.model).is_dir():  # else it is a name on the hub
+        options.model = str(Path(options.model).absolute())
 
 
 def _sources(options: argparse.Namespace, stack: ExitStack) -> list[Source]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import certifi
 import pytest
 
 from app.bulk import sources
@@ -131,6 +132,19 @@ def test_a_newer_document_stays_and_is_no_fault(command: Command, opensearch: Pr
     del new.documents["d4"]
     new.put("another", {})
     assert command(*asked)[0] == 0
+
+
+def test_certificates_of_here_are_told_by_their_whole_path(
+    command: Command, opensearch: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opensearch.add("new", [])
+    source = write(tmp_path / "a.jsonl", documents(3))
+    (tmp_path / "ca.pem").write_bytes(Path(certifi.where()).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    opensearch.asked = lambda method, path: monkeypatch.chdir("/") if path == "/new/_settings" else None
+    code, said = command(source, f"{opensearch.url}/new", "--id", "id", "--ca-file", "ca.pem")
+    assert code == 0, said
+    assert (tmp_path / "new.bulk" / "summary.json").exists()
 
 
 def test_a_password_in_an_url_is_refused(command: Command, opensearch: Pretender, tmp_path: Path) -> None:

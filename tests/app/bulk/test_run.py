@@ -9,16 +9,20 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.bulk import command as command_module
 from app.bulk.command import main
 from app.bulk.files import RunError
+from app.bulk.making import Job, Made, Part
 from app.bulk.plan import Ids
 from app.bulk.progress import Progress
+from app.bulk.run import here
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
@@ -181,6 +185,29 @@ def test_what_can_be_wrong_at_first_is_a_sentence(
     assert (code, "No space left on device" in said, "the same command goes on" in said) == (1, True, True)
     monkeypatch.undo()
     assert command(source, tmp_path / "full", "--id", "id")[0] == 0
+
+
+def test_paths_of_here_are_told_whole_to_other_processes(
+    tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an actor of Ray has another working directory."""
+    write(tmp_path / "a.jsonl", documents(4))
+    Store(str(tmp_path / "store")).publish(tiny_artifact, aliases=["stable"], by="test")
+    (tmp_path / "tiny").symlink_to(tiny_artifact)
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(job: Job, parts: Iterator[Part]) -> Generator[tuple[Part, Made], None, None]:
+        every = list(parts)
+        monkeypatch.chdir("/")
+        yield from here(job, iter(every))
+
+    monkeypatch.setattr(command_module, "here", elsewhere)
+    for model, output in (("tiny", "o1"), (None, "o2")):
+        monkeypatch.chdir(tmp_path)
+        of_model = ["--model", model] if model else ["--store", "store"]
+        asked = ["a.jsonl", output, "--id", "id", "--cache-dir", "cache", "--threads", "1"]
+        assert main(["encode", *asked, *of_model, "--precision", "f32"]) == 0
+        assert len(parquet(tmp_path / output)) == 4
 
 
 def test_a_run_keeps_the_version_that_its_alias_stood_for(
