@@ -74,7 +74,7 @@ class RunFiles:
         """Removes what writers left that died while they wrote."""
         for folder in ("", "receipts", "rejected"):
             for name in self.names(folder):
-                if name.startswith(".") and name.endswith(".partial"):
+                if left_over(name):
                     self.remove(f"{folder}/{name}".lstrip("/"))
 
     @contextmanager
@@ -107,3 +107,8 @@ class RunFiles:
             raise SinkError(
                 f"{self.url}/{name} cannot be {done} ({reason}): see to it, then the same command goes on"
             ) from error
+
+
+def left_over(name: str) -> bool:
+    """Whether a writer left the file that died while it wrote."""
+    return name.startswith(".") and name.endswith(".partial")

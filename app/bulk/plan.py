@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from app.bulk.files import LOCK, RunError, RunFiles
+from app.bulk.files import LOCK, RunError, RunFiles, left_over
 from app.bulk.patience import Say
 from app.bulk.rows import Document, Row, to_document
 from app.bulk.sinks import common_type, type_of
@@ -76,7 +76,7 @@ def prepare(files: RunFiles, wanted: Wanted, sources: Sequence[Source], say: Say
     """
     known = files.read_json(MANIFEST)
     if known is None:
-        if others := [name for name in files.names() if name != LOCK]:
+        if others := [name for name in files.names() if name != LOCK and not left_over(name)]:
             raise RunError(f"{files.url} holds {others[0]} and is no run: give an empty or a new directory")
         manifest = _scan(wanted, sources, say)
         known = files.write_first_json(MANIFEST, asdict(manifest))
