@@ -18,6 +18,7 @@ from app.bulk.index import Index, IndexSink
 from app.bulk.making import Job
 from app.bulk.options import LOOKED_AT, parser
 from app.bulk.plan import Wanted, prefix_of, prepare, version_of_run
+from app.bulk.progress import Metrics
 from app.bulk.rows import Document, InputError, to_document
 from app.bulk.run import Summary, Way, go_on, here
 from app.bulk.sinks import JsonLines, Parquet, Sink, Target
@@ -83,6 +84,8 @@ def _encode(options: argparse.Namespace) -> int:
             part_rows=options.part_rows,
         )
         stack.enter_context(files.locked())
+        metrics = Metrics()
+        stack.enter_context(metrics.served(options.metrics_port))
         way = _on_ray(options, stack) if options.address else here
         manifest = prepare(files, wanted, sources, _say)
         sink: Sink
@@ -95,7 +98,7 @@ def _encode(options: argparse.Namespace) -> int:
         else:
             sink = target = Parquet(files, version, wanted.fields, manifest.columns)
         job = Job(replace(model, version=version), wanted, sink)
-        summary = go_on(files, manifest, sources, job, way, target, _say, options.metrics_port)
+        summary = go_on(files, manifest, sources, job, way, target, _say, metrics)
     return _told(summary, files.url, options.max_rejected)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +18,11 @@ SECONDS_BETWEEN_LINES = 30.0  #: of progress, where there is no terminal
 
 
 class Progress:
-    """A bar on a terminal, else a line now and then; metrics if a port is given. A context manager."""
+    """A bar on a terminal, else a line now and then; and metrics. A context manager."""
 
-    def __init__(self, rows: int, say: Say, metrics_port: int | None) -> None:
-        """:raises RunError: if the port cannot be had."""
-        self._metrics = _Metrics(rows)
-        self._server = _serve(self._metrics.registry, metrics_port) if metrics_port is not None else None
+    def __init__(self, rows: int, say: Say, metrics: Metrics) -> None:
+        self._metrics = metrics
+        metrics.rows.set(rows)
         self._bar = tqdm(total=rows, unit="row", disable=None, smoothing=0)
         self._say, self._rows, self._done = say, rows, 0
         self._tokens = self._rejected = 0
@@ -33,10 +33,6 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._bar.close()
-        if self._server:
-            self._server[0].shutdown()
-            self._server[0].server_close()
-            self._server[1].join()
 
     def skip(self, receipt: Mapping[str, Any]) -> None:
         """What was done before."""
@@ -60,26 +56,38 @@ class Progress:
         self._metrics.add(receipt)
 
 
-class _Metrics:
-    def __init__(self, rows: int) -> None:
-        self.registry = CollectorRegistry()
+class Metrics:
+    """Of a run, at a port."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
         name = "sparse_encoder_bulk"
-        Gauge(f"{name}_rows", "Of the run.", registry=self.registry).set(rows)
+        self.rows = Gauge(f"{name}_rows", "Of the run.", registry=self._registry)
         self._counters = {
-            "rows": Counter(f"{name}_done_rows", "Rows of parts that are done.", registry=self.registry),
-            "documents": Counter(f"{name}_documents", "Documents that were written.", registry=self.registry),
-            "rejected": Counter(f"{name}_rejected_rows", "Rows that were rejected.", registry=self.registry),
-            "tokens": Counter(f"{name}_tokens", "Tokens that were encoded.", registry=self.registry),
-            "seconds": Counter(f"{name}_work_seconds", "In which parts were made, by all.", registry=self.registry),
+            "rows": Counter(f"{name}_done_rows", "Rows of parts that are done.", registry=self._registry),
+            "documents": Counter(f"{name}_documents", "Documents that were written.", registry=self._registry),
+            "rejected": Counter(f"{name}_rejected_rows", "Rows that were rejected.", registry=self._registry),
+            "tokens": Counter(f"{name}_tokens", "Tokens that were encoded.", registry=self._registry),
+            "seconds": Counter(f"{name}_work_seconds", "In which parts were made, by all.", registry=self._registry),
         }
 
     def add(self, receipt: Mapping[str, Any]) -> None:
         for name, counter in self._counters.items():
             counter.inc(receipt[name])
 
-
-def _serve(registry: CollectorRegistry, port: int) -> Any:
-    try:
-        return start_http_server(port, registry=registry)
-    except OSError as error:
-        raise RunError(f"--metrics-port {port} cannot be listened to ({error}): give another") from error
+    @contextmanager
+    def served(self, port: int | None) -> Iterator[None]:
+        """:raises RunError: if the port cannot be had."""
+        if port is None:
+            yield
+            return
+        try:
+            server, thread = start_http_server(port, registry=self._registry)
+        except (OSError, OverflowError) as error:
+            raise RunError(f"--metrics-port {port} cannot be listened to ({error}): give another") from error
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

@@ -17,7 +17,7 @@ from app.bulk.files import RunFiles
 from app.bulk.making import Job, Made, Maker, Part
 from app.bulk.patience import Say
 from app.bulk.plan import Input, Manifest, prefix_of
-from app.bulk.progress import Progress
+from app.bulk.progress import Metrics, Progress
 from app.bulk.sinks import Sample, Target
 from app.bulk.sources import Source
 
@@ -85,7 +85,7 @@ def go_on(
     way: Way,
     target: Target,
     say: Say,
-    metrics_port: int | None = None,
+    metrics: Metrics,
 ) -> Summary:
     """Makes the parts that are not done, and tells what became of all.
 
@@ -103,7 +103,7 @@ def go_on(
             samples.append(Sample(**receipt["sample"]))
 
     made_now = way(job, _parts(manifest, sources, done))
-    with Progress(sum(one.rows for one in manifest.inputs), say, metrics_port) as progress, closing(made_now):
+    with Progress(sum(one.rows for one in manifest.inputs), say, metrics) as progress, closing(made_now):
         for name in names:
             if name not in done:
                 continue

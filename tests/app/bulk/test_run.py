@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from app.bulk import command as command_module
 from app.bulk.command import main
-from app.bulk.files import RunError
 from app.bulk.making import Job, Made, Part
 from app.bulk.plan import Ids
-from app.bulk.progress import Progress
+from app.bulk.progress import Metrics, Progress
 from app.bulk.run import here
 from app.bulk.sinks import common_type, type_of
 from app.models.loaded import load_model
@@ -138,6 +137,14 @@ def test_what_is_done_is_not_done_again(command: Command, tmp_path: Path) -> Non
     assert command(*asked)[0] == 0
     again = [part.stat().st_ino != inode for part, inode in zip(parts, before, strict=True)]
     assert again == [False, False, True, False]
+
+
+def test_what_a_kill_left_of_the_first_file_is_no_other_run(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".run.json.0f.partial").write_text("{", encoding="utf-8")
+    code, said = command(write(tmp_path / "a.jsonl", documents(4)), tmp_path / "out", "--id", "id")
+    assert code == 0, said
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_directory_belongs_to_one_run(command: Command, tmp_path: Path) -> None:
@@ -297,13 +304,21 @@ def test_a_column_has_one_type(values: list[object], kind: str) -> None:
     assert found == kind
 
 
+def test_a_port_of_metrics_that_cannot_be_had_is_told_before_anything_is_read(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"broken" * 99)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        for port in (other.getsockname()[1], 70000):
+            code, said = command(tmp_path / "a.jsonl", tmp_path / "out", "--metrics-port", port)
+            assert (code, f"error: --metrics-port {port} cannot be listened to (" in said) == (1, True), said
+            assert not (tmp_path / "out" / "run.json").exists()
+
+
 def test_metrics_are_served_while_it_runs() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(RunError, match=rf"--metrics-port {port} cannot be listened to"):
-            Progress(10, print, port)
     receipt = {"rows": 4, "documents": 3, "rejected": 1, "tokens": 50, "seconds": 0.5}
-    with Progress(10, print, port) as progress:
+    metrics = Metrics()
+    with metrics.served(port), Progress(10, print, metrics) as progress:
         progress.skip(receipt)
         progress.made(receipt)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
