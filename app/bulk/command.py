@@ -48,12 +48,15 @@ def _encode(options: argparse.Namespace) -> int:
     if options.concurrency and not options.address:
         raise RunError("--concurrency is of --address: one process uses every core already, see --threads")
     _make_absolute(options)
+    if options.query_model and (options.store or not options.model):
+        raise RunError("--query-model goes with --model, which encodes the documents: give both, or neither")
     fields = options.text[:1] if options.join else options.text
     to_index = is_index(options.output)
     url, name = split_index(options.output) if to_index else ("", "")
     files = RunFiles(options.run_dir or str(Path(f"{name}.bulk").absolute()) if to_index else options.output)
     model = ModelChoice(
         model=options.model,
+        query_model=options.query_model,
         store=options.store,
         version=version_of_run(files) or options.version,
         device=options.device,
@@ -110,8 +113,9 @@ def _make_absolute(options: argparse.Namespace) -> None:
     for name in ("cache_dir", "ca_file"):
         if (value := getattr(options, name)) is not None:
             setattr(options, name, value.absolute())
-    if options.model and Path(options.model).is_dir():  # else it is a name on the hub
-        options.model = str(Path(options.model).absolute())
+    for name in ("model", "query_model"):
+        if (value := getattr(options, name)) and Path(value).is_dir():  # else it is a name on the hub
+            setattr(options, name, str(Path(value).absolute()))
 
 
 def _sources(options: argparse.Namespace, stack: ExitStack) -> list[Source]:

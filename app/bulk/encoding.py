@@ -34,6 +34,7 @@ class ModelChoice:
     """What encodes, and how."""
 
     model: str | None = None  #: directory or name on the hub; None for the embedded one
+    query_model: str | None = None  #: of a pair of encoders, which is another version than `model` alone
     store: str | None = None  #: whose `version`, a name or an alias, is taken instead
     version: str = "stable"
     device: str = "auto"
@@ -68,7 +69,7 @@ def open_artifact(choice: ModelChoice) -> Artifact:
         store = Store(choice.store)
         return store.fetch(store.resolve(choice.version), choice.cache_dir)
     exact = partial(OpenVINOEncoder, precision="f32", threads=choice.threads)
-    return open_model(choice.model, choice.cache_dir, Choices(), exact)
+    return open_model(choice.model, choice.cache_dir, Choices(), exact, choice.query_model)
 
 
 def load(choice: ModelChoice, artifact: Artifact) -> LoadedModel:

@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     ray.add_argument("--concurrency", type=_positive, metavar="N", help="processes (default as many as have room)")
     model = encode.add_argument_group("model")
     model.add_argument("--model", help="directory or name on the hub; without it, the embedded one")
+    model.add_argument(
+        "--query-model", help="what encodes queries beside --model, so that the version is the service's"
+    )
     model.add_argument("--store", help="take the model from this store; a run keeps the version that it began with")
     model.add_argument("--version", default="stable", help="version or alias in the store (default %(default)s)")
     model.add_argument("--input-type", choices=("document", "query"), default="document")

@@ -23,10 +23,13 @@ from app.bulk.plan import Ids
 from app.bulk.progress import Metrics, Progress
 from app.bulk.run import here
 from app.bulk.sinks import common_type, type_of
+from app.models.conversion import open_model
 from app.models.loaded import load_model
 from sparse_encoder.artifact import read_artifact
 from sparse_encoder.batching import by_length
+from sparse_encoder.checkpoint.source import Choices
 from sparse_encoder.store import Store
+from tests import foreign
 from tests.app.bulk.corpus import DIRTY, Command, documents, parquet, write
 from tests.app.conftest import openvino
 from tests.tiny import publish
@@ -179,6 +182,7 @@ def test_what_can_be_wrong_at_first_is_a_sentence(
         ((source, source), "cannot be used"),
         ((source, tmp_path / "o4", "--concurrency", 2), "--concurrency is of --address"),
         ((source, "http://127.0.0.1:9/nothing"), "does not answer"),
+        ((source, tmp_path / "o5", "--store", "store", "--query-model", "b"), "--query-model goes with --model"),
         ((source, tmp_path / "o3", "--store", tmp_path / "store"), "stable"),
     ):
         code, said = command(*arguments)
@@ -231,6 +235,15 @@ def test_a_run_keeps_the_version_that_its_alias_stood_for(
     capsys.readouterr()
     assert main(arguments) == 0
     assert "by tiny-v1" in capsys.readouterr().out
+
+
+def test_a_pair_of_encoders_is_the_version_that_the_service_has(command: Command, tmp_path: Path) -> None:
+    pair = foreign.distilbert(tmp_path / "documents"), foreign.small(tmp_path / "queries")
+    version = open_model(str(pair[0]), tmp_path / "cache", Choices(), openvino, str(pair[1])).manifest.version
+    source = write(tmp_path / "a.jsonl", documents(3))
+    code, said = command(source, tmp_path / "out", "--id", "id", "--model", pair[0], "--query-model", pair[1])
+    assert code == 0, said
+    assert {row["version"] for row in parquet(tmp_path / "out")} == {version}
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
