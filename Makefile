@@ -55,6 +55,7 @@ docs: $(VENV)/.everything
 	$(VENV)/bin/zensical build --clean --strict
 
 versions-table: $(VENV)/.everything
+	rm -f tests/figures/opensearch_versions.md
 	$(VENV)/bin/python -m pytest tests/opensearch --versions-table tests/figures/opensearch_versions.md
 	$(VENV)/bin/python -m scripts.figures
 

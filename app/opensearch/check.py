@@ -79,8 +79,8 @@ def _check_resources(found: list[Found], owner: str) -> None:
     if missing := [kind for kind in NEEDED if kind not in {one.kind for one in found}]:
         hidden = ", or, if another user did, let that user run it with --access public" if found else ""
         raise OpenSearchError(f"there is no {', no '.join(missing)} of the set-up {owner}: run setup{hidden}")
-    if idle := [one.name for one in found if one.kind == "model" and one.state != "DEPLOYED"]:
-        raise OpenSearchError(f"the model {', '.join(idle)} is not deployed: run setup again, which deploys it")
+    if idle := [f"{one.name} ({one.state})" for one in found if one.kind == "model" and one.state != "DEPLOYED"]:
+        raise OpenSearchError(f"not deployed on every node: {', '.join(idle)}; run setup again, which deploys it")
 
 
 def _template(cluster: Cluster, owner: str, found: Sequence[Found]) -> _Template:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from tests.opensearch.versions_table import PROPERTY, VersionsTable, table
+from tests.opensearch.versions_table import PROPERTY, VersionsTable, read, table
 
 
 def report(
@@ -42,3 +42,15 @@ def test_a_cell_says_what_became_of_a_test_and_is_empty_where_it_did_not_run(tmp
         "",
         "2026-11-30, `make versions-table`.",
     ]
+
+
+def test_a_run_of_some_tests_leaves_the_rows_of_others(tmp_path: Path) -> None:
+    rows = {"a thing works": {"2.19.1": {"refused", "run"}, "3.6.0": {"FAILED"}}, "nodes": {"3.6.0": {"run"}}}
+    target = tmp_path / "table.md"
+    target.write_text(table(rows, datetime(2026, 11, 29, tzinfo=UTC)), encoding="utf-8")
+    assert read(target.read_text(encoding="utf-8")) == rows
+    made = VersionsTable(target)
+    made.begin("a thing works", "3.6.0")
+    made.pytest_runtest_logreport(report("a_thing_works", "3.6.0"))
+    made.begin("a thing works", "3.6.0")  # another case of it
+    assert made.rows == {**rows, "a thing works": {"2.19.1": {"refused", "run"}, "3.6.0": {"run"}}}

@@ -1,4 +1,7 @@
-"""Which tests ran on which OpenSearch: a table that a run writes (`--versions-table FILE`), for the documentation."""
+"""Which tests ran on which OpenSearch: a table that a run writes (`--versions-table FILE`), for the documentation.
+
+What stands there of other tests stays.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,21 @@ class VersionsTable:
 
     target: Path
     rows: dict[str, dict[str, set[str]]] = field(default_factory=dict)  #: test -> column -> outcomes
+    _begun: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.target.is_file():
+            self.rows = read(self.target.read_text(encoding="utf-8"))
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """What is run again counts alone."""
+        if column := next((str(value) for name, value in item.user_properties if name == PROPERTY), ""):
+            self.begin(title(item.nodeid), column)
+
+    def begin(self, name: str, column: str) -> None:
+        if (name, column) not in self._begun:
+            self._begun.add((name, column))
+            self.rows.get(name, {}).pop(column, None)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         column, *own = [str(value) for name, value in report.user_properties if name == PROPERTY] or [""]
@@ -38,6 +56,17 @@ def title(nodeid: str) -> str:
     return nodeid.rpartition("::")[2].partition("[")[0].removeprefix("test_").replace("_", " ")
 
 
+def read(text: str) -> dict[str, dict[str, set[str]]]:
+    """The rows that `table` wrote."""
+    (_, *columns), _, *rows = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.split("\n\n")[0].splitlines()
+    )
+    return {
+        name: {column: set(cell.split(", ")) for column, cell in zip(columns, cells, strict=True) if cell}
+        for name, *cells in rows
+    }
+
+
 def table(rows: Mapping[str, Mapping[str, set[str]]], when: datetime) -> str:
     """Rows in the order of the tests, columns in that of the alphabet; an empty cell is a test for other versions."""
     columns = sorted({column for cells in rows.values() for column in cells})
@@ -54,4 +83,4 @@ def column_of(fixtures: Sequence[str], params: Mapping[str, object]) -> str | No
 
         return f"{VERSION} with security"
     version = params.get("live", params.get("version"))
-    return None if version is None else str(version)
+    return version if isinstance(version, str) else None
