@@ -31,6 +31,7 @@ from app.opensearch.settings_record import to_apply, to_restore
 
 CHUNK_BYTES = 10_000_000  # what OpenSearch's own client takes for one
 POLL_SECONDS = 0.2
+DEPLOY_SECONDS = 10.0  #: until a model that only some nodes deployed is deployed again
 
 T = TypeVar("T")
 
@@ -259,6 +260,17 @@ class Runner:
         self._wait_until_deployed(model_id)
 
     def _wait_until_deployed(self, model_id: str) -> None:
+        tries, next_try = 0, 0.0
+
+        def again() -> None:
+            """A node had no key yet, or was away. One that takes itself to be at it begins again only after an end."""
+            nonlocal tries, next_try
+            if time.monotonic() > next_try:
+                if tries:
+                    self._write("POST", f"{ML}/models/{model_id}/_undeploy")
+                self._write("POST", f"{ML}/models/{model_id}/_deploy")
+                tries, next_try = tries + 1, time.monotonic() + DEPLOY_SECONDS
+
         def deployed() -> bool | None:
             model = self._cluster.request("GET", f"{ML}/models/{model_id}")
             if model["model_state"] == "DEPLOY_FAILED":
@@ -266,8 +278,8 @@ class Runner:
                     f"model {model['name']} ({model_id}) was not deployed: POST {ML}/models/{model_id}/_deploy and "
                     f"GET {ML}/tasks/<the task that it names> say why"
                 )
-            if model["model_state"] == "PARTIALLY_DEPLOYED":  # a node had no key yet, or was away
-                self._write("POST", f"{ML}/models/{model_id}/_deploy")
+            if model["model_state"] == "PARTIALLY_DEPLOYED":
+                again()
             return True if model["model_state"] == "DEPLOYED" else None
 
         if not self._dry_run:
