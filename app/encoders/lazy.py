@@ -29,15 +29,13 @@ class LazyRequest:
             yield self._request
 
     def give_back(self) -> None:
-        """Lets go what was not used since this was last called, else what only its largest batch needed. What is in use
-        is left alone: a long text may keep it for a minute."""
+        """Lets go what was not used since this was last called. What is in use is left alone: a long text may keep it
+        for a minute."""
         if not self._lock.acquire(blocking=False):
             return
         try:
             if not self._used or self._request is None:
                 self._request, self._asked = None, False
-            else:
-                self._request.get_compiled_model().release_memory()
             self._used = False
         finally:
             self._lock.release()

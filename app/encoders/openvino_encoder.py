@@ -109,6 +109,7 @@ class OpenVINOEncoder:
             self._properties["INFERENCE_NUM_THREADS"] = threads
         self._spare_graph: ov.Model | None = graph.clone()  # shares the weights
         self._request = _compiled(self._properties, graph)
+        self._shape: tuple[int, int] | None = None  #: of the last run, if it was since memory was given back
         self._short_request: ov.InferRequest | None = None
         self._longest = max(manifest.max_length_document, manifest.max_length_query)  #: tokens that have a position
         self._size = 1 if bfloat16 else 2  #: of a number, in those of bf16
@@ -141,9 +142,20 @@ class OpenVINOEncoder:
     def give_back_memory(self) -> None:
         """See `Encoder.give_back_memory`."""
         with self._lock:
-            self._request.get_compiled_model().release_memory()
+            if self._shape:
+                self._request.get_compiled_model().release_memory()
+                self._leave_shape(*self._shape)
         self._long.give_back()
         self._reader.give_back_memory()
+
+    def _leave_shape(self, texts: int, length: int) -> None:
+        """Runs another shape than the last one. After `release_memory` OpenVINO (2026.4) gives no new memory to what
+        keeps its shape, and the next run writes into what was freed: with ModernBERT the process dies."""
+        few = min(SHORT // 2, self._longest)
+        shape = (2 if texts == 1 else 1, few if few != length else few - 1)
+        inputs = [np.zeros(shape, np.int32), np.full(shape[0], shape[1], np.int32)]
+        self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        self._shape = None
 
     def explain(self, ids: Sequence[int], words: NDArray[np.int32]) -> list[Reason]:
         """See `Encoder.explain`: by a graph of its own, beside which `encode` may run."""
@@ -174,8 +186,11 @@ class OpenVINOEncoder:
     def _run(self, batch: TokenBatch, request: ov.InferRequest) -> list[SparseVector]:
         texts, length = batch.ids.shape
         shape = efficient_shape(texts, length, self._longest, self._filled)
-        if shape == (1, SHORT) and request is self._request and self._short_request:
-            request = self._short_request
+        if request is self._request:
+            if shape == (1, SHORT) and self._short_request:
+                request = self._short_request
+            else:
+                self._shape = shape
         ids = np.zeros(shape, np.int32)
         ids[:texts, :length] = batch.ids
         lengths = np.ones(shape[0], np.int32)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +36,7 @@ from sparse_encoder.own_weights import OwnWeights
 from sparse_encoder.vector import SparseVector
 from sparse_encoder.weights import Weights
 from tests import lexical
+from tests.app.server import ROOT
 from tests.tiny import dense
 
 VOCABULARY, HIDDEN, LONGEST, PAD = 500, 64, 180, 1
@@ -395,6 +399,34 @@ def test_long_texts_are_computed_in_blocks_and_short_ones_meanwhile(
     assert is_made()  # it was used since the last time
     encoder._long.give_back()
     assert not is_made()
+
+
+AGAIN = """
+import pickle, sys
+import numpy as np
+from app.encoders.base import TokenBatch
+from app.encoders.openvino_encoder import OpenVINOEncoder
+with open(sys.argv[1], "rb") as file:
+    artifact = pickle.load(file)
+batch = TokenBatch.pad(np.random.default_rng(0).integers(10, 40, (40, 48)).tolist(), 0)
+encoder = OpenVINOEncoder(artifact, "f32", threads=1)
+before = encoder.encode(batch)
+for _ in range(4):
+    encoder.give_back_memory()
+    for vector, expected in zip(encoder.encode(batch), before, strict=True):
+        assert (vector.ids.tolist(), vector.weights.tolist()) == (expected.ids.tolist(), expected.weights.tolist())
+"""
+
+
+@pytest.mark.slow
+def test_after_memory_was_given_back_the_same_shape_is_computed_in_memory_of_its_own(
+    modern: Artifact, tmp_path: Path
+) -> None:
+    """In a process of its own, since it dies if it is not."""
+    (tmp_path / "artifact").write_bytes(pickle.dumps(modern))
+    command = [sys.executable, "-W", "error", "-c", AGAIN, str(tmp_path / "artifact")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_blocks_are_left_where_they_would_compute_more_than_the_whole(modern: Artifact) -> None:
