@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from app.models import memory
 from app.versions import loading, patience, watching
@@ -127,6 +128,7 @@ def test_sigterm_does_not_wait_for_a_store_that_hangs(store: Store, hanging: Han
 async def test_a_server_that_accepts_and_never_answers_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a store in S3: the start says so in time, instead of after minutes."""
     monkeypatch.setattr(watching, "STORE_SECONDS", 0.5)
+    monkeypatch.setattr(S3FileSystem, "cachable", False)  # another test's server may be remembered
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for name, value in s3_environment(address).items():
