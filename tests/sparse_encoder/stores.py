@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from s3fs import S3FileSystem
+
 from sparse_encoder.artifact import Description, GoldenVector, TrainingOrigin, write_artifact, write_golden
 from sparse_encoder.store import Store
 
@@ -69,8 +71,10 @@ def s3_server() -> Iterator[str]:
             threading.Thread(target=process.stderr.read, daemon=True).start()  # so that its log never blocks it
             request = urllib.request.Request(f"{found[1]}/{BUCKET}", method="PUT")
             urllib.request.urlopen(request).close()
+            S3FileSystem.clear_instance_cache()  # fsspec remembers connections by everything but the address
             yield found[1]
         finally:
+            S3FileSystem.clear_instance_cache()
             process.kill()
 
 
