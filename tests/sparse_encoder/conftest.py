@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.sparse_encoder.stores import BUCKET, s3_environment, s3_server
+from tests.sparse_encoder.stores import s3_bucket
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """URL of an empty bucket of a running S3 server, which the environment names to every process."""
-    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_environment(address).items():
-            patch.setenv(name, value)
-        yield f"s3://{BUCKET}"
+    with s3_bucket() as url:
+        yield url
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from s3fs import S3FileSystem
 
 from sparse_encoder.artifact import Description, GoldenVector, TrainingOrigin, write_artifact, write_golden
@@ -76,6 +77,15 @@ def s3_server() -> Iterator[str]:
         finally:
             S3FileSystem.clear_instance_cache()
             process.kill()
+
+
+@contextmanager
+def s3_bucket() -> Iterator[str]:
+    """URL of an empty bucket of a server of its own, which the environment names to every process."""
+    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_environment(address).items():
+            patch.setenv(name, value)
+        yield f"s3://{BUCKET}"
 
 
 def s3_environment(address: str) -> dict[str, str]:

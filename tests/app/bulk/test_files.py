@@ -16,16 +16,13 @@ from app.bulk.plan import Manifest, Wanted, prepare
 from app.bulk.rows import Bad, Row
 from app.bulk.sources import File
 from tests.app.bulk.corpus import Command, documents, write
-from tests.sparse_encoder.stores import BUCKET, s3_environment, s3_server
+from tests.sparse_encoder.stores import s3_bucket
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """URL of a bucket, which the environment names to every process."""
-    with s3_server() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in s3_environment(address).items():
-            patch.setenv(name, value)
-        yield f"s3://{BUCKET}"
+    with s3_bucket() as url:
+        yield url
 
 
 @pytest.fixture(params=["local", "s3"])
