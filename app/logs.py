@@ -17,6 +17,8 @@ trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 #: Of lines that wait to be written. What comes beyond is dropped and counted.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
+#: Lines of requests are written together: each time its thread wakes, it takes the interpreter from the event loop.
+LINGER_SECONDS = 0.02
 #: That the end of the process waits for lines to be written.
 FLUSH_SECONDS = 1.0
 #: What is logged to standard error: ours, and those of libraries that say what an operator must know.
@@ -55,6 +57,7 @@ class PatientHandler(logging.Handler):
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0  #: the line that is being written included
         self._dropped = 0  #: not yet told
+        self._hurry = False  #: what waits is written at once
         self._closed = False
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
@@ -70,7 +73,9 @@ class PatientHandler(logging.Handler):
             else:
                 self._waiting.append(line)
                 self._waiting_bytes += len(line)
-                self._changed.notify_all()
+                self._hurry |= record.levelno >= logging.WARNING
+                if self._hurry or len(self._waiting) == 1:
+                    self._changed.notify_all()
                 return
         self._count_dropped()
 
@@ -78,6 +83,8 @@ class PatientHandler(logging.Handler):
         """Returns when all is written, or `FLUSH_SECONDS` later."""
         end = time.monotonic() + FLUSH_SECONDS
         with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
             while self._waiting_bytes and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
 
@@ -88,26 +95,31 @@ class PatientHandler(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while line := self._next():
-            rest = memoryview(line)
+        while lines := self._next():
+            rest = memoryview(lines)
             try:
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
             except OSError:  # nobody will ever read it
                 self._count_dropped()
             with self._changed:
-                self._waiting_bytes -= len(line)
+                self._waiting_bytes -= len(lines)
                 self._changed.notify_all()
 
-    def _next(self) -> bytes | None:
+    def _next(self) -> bytes:
+        """All that waits; empty when there will be no more."""
         with self._changed:
             while not (self._waiting or self._dropped or self._closed):
                 self._changed.wait()
+            self._changed.wait_for(lambda: self._hurry or self._closed, LINGER_SECONDS)
             if self._dropped and not self._waiting:  # what was kept is read
                 self._waiting.append(line := _dropped(self._dropped))
                 self._waiting_bytes += len(line)
                 self._dropped = 0
-            return self._waiting.popleft() if self._waiting else None
+            lines = b"".join(self._waiting)
+            self._waiting.clear()
+            self._hurry = False
+            return lines
 
 
 def _dropped(lines: int) -> bytes:

@@ -18,6 +18,8 @@ _BATCH_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768
 _ACTIVE_TOKENS = (0, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
+#: Of a request.
+STAGES = ("tokenize", "queue", "encode", "write")
 #: Why a connection is ended by the service.
 CONNECTION_REFUSALS = ("headers_too_large", "malformed_http", "method_not_allowed", "request_timeout", "unread_answer")
 
@@ -51,7 +53,8 @@ class Metrics:
         self.query_cache_hits = self._counter("query_cache_hits", "Queries answered by the vectors of recent ones.")
         self.out_of_memory = self._counter("out_of_memory", "Batches that the device had no memory for.")
         self.failed_batches = self._counter("failed_batches", "Batches on which the encoder failed.")
-        self.stage_seconds = self._histogram("stage_seconds", "Seconds of a request in each stage.", seconds, "stage")
+        stages = self._histogram("stage_seconds", "Seconds of a request in each stage.", seconds, "stage")
+        self.stage_seconds = {stage: stages.labels(stage) for stage in STAGES}
         self.batch_texts = self._histogram("batch_texts", "Texts of one encoder run.", _TEXTS)
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of one encoder run.", _BATCH_TOKENS)
         self.batch_fill = self._histogram("batch_fill", "Share of max_batch_tokens that a run used.", _SHARES)
@@ -146,7 +149,7 @@ class Metrics:
         observe = self.active_tokens.labels(input_type).observe
         for count in active_tokens:
             observe(count)
-        self.stage_seconds.labels("write").observe(write_seconds)
+        self.stage_seconds["write"].observe(write_seconds)
 
     def count_connection_refusal(self, reason: str) -> None:
         self.connection_refusals.labels(reason).inc()

@@ -60,12 +60,14 @@ async def load(url: str, texts: int, characters: int, answered: list[int]) -> No
         await asyncio.gather(*(one() for _ in range(REQUESTS)))
 
 
-async def in_flight(url: str) -> float:
+async def metric(url: str, name: str) -> float:
     async with httpx.AsyncClient(base_url=url, timeout=None) as client:
         metrics = (await client.get("/metrics")).text
-    return float(
-        next(line.split()[1] for line in metrics.splitlines() if "_texts_in_flight " in line and line[0] != "#")
-    )
+    return float(next(line.split()[1] for line in metrics.splitlines() if line.startswith(f"sparse_encoder_{name} ")))
+
+
+async def in_flight(url: str) -> float:
+    return await metric(url, "texts_in_flight")
 
 
 async def measure(url: str, seconds: float, rounds: int, texts: int, characters: int) -> None:
@@ -76,9 +78,10 @@ async def measure(url: str, seconds: float, rounds: int, texts: int, characters:
             other = asyncio.create_task(load(url, texts, characters, answered)) if loaded else None
             while loaded and await in_flight(url) < 0.9 * texts:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-            seen = [await in_flight(url)] if loaded else []
+            seen, encoded = await in_flight(url), await metric(url, "batch_texts_sum")
             took, statuses = await queries(url, seconds)
-            seen += [await in_flight(url)] if loaded else []
+            encoded = await metric(url, "batch_texts_sum") - encoded - len(took)
+            states = sorted((status, answered.count(status)) for status in set(answered))
             if other:
                 other.cancel()
                 await asyncio.wait([other])
@@ -88,11 +91,7 @@ async def measure(url: str, seconds: float, rounds: int, texts: int, characters:
             print(
                 f"{number + 1}  {f'{texts} documents in flight' if loaded else 'idle':<28} {len(took):>5} queries  "
                 f"p50 {figures['p50']:7.1f}  p95 {figures['p95']:7.1f}  p99 {figures['p99']:7.1f} ms  refused {refused}"
-                + (
-                    f"  (in flight {seen}, load answered {sorted((s, answered.count(s)) for s in set(answered))})"
-                    if loaded
-                    else ""
-                ),
+                + (f"  ({seen:.0f} in flight, {encoded / seconds:.1f} encoded/s, answers {states})" if loaded else ""),
                 flush=True,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -199,10 +199,10 @@ class Tokenizer:
 
     def _tokenised(self, windows: Sequence[tokenizers.Encoding], *, truncated: bool) -> list[TokenisedText]:
         finished = []
-        for window in windows:
+        for index, window in enumerate(windows, start=1):
             ids = window.ids
-            finished.append(TokenisedText(ids, False, sum(id_ not in self._special_ids for id_ in ids)))
-        finished[-1] = replace(finished[-1], truncated=truncated)
+            content_tokens = len(ids) - sum(map(self._special_ids.__contains__, ids))
+            finished.append(TokenisedText(ids, truncated and index == len(windows), content_tokens))
         return finished
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
 #: Batches of queries after which a waiting document gets its turn, however many queries wait.
@@ -12,8 +15,8 @@ QUERY_BATCHES_IN_A_ROW = 4
 WINDOW = 512
 #: While queries come, a batch of documents has this share of the tokens of others, and no less than so many, since the
 #: next query waits for its end; until so many batches of documents went by without one.
-SHARE_AMONG_QUERIES = 0.125
-LEAST_AMONG_QUERIES = 128
+SHARE_AMONG_QUERIES = 0.1
+LEAST_AMONG_QUERIES = 64
 DOCUMENT_BATCHES_AFTER_A_QUERY = 16
 
 
@@ -42,10 +45,6 @@ class Entry(Protocol):
     def model(self) -> object:
         """What encodes it; a batch has one."""
 
-    @property
-    def abandoned(self) -> bool:
-        """Nobody waits for the answer any more."""
-
 
 E = TypeVar("E", bound=Entry)
 
@@ -56,31 +55,42 @@ class Lane(Generic[E]):
 
     A batch is led by the oldest text of the client that was served least, filled with that client's, and with those of
     others where there is room. A client that comes (again) is treated as if it had been served as much as the one whose
-    turn it is: neither what it had before nor that it had nothing counts.
+    turn it is: neither what it had before nor that it had nothing counts. No step looks at all that waits.
     """
 
     def __init__(self) -> None:
-        self._waiting: list[E] = []
+        self._waiting: dict[str, dict[E, int]] = {}  #: by client, the oldest first; how many came before it
+        self._came = 0
         self._weights: dict[str, float] = {}  #: of the clients that wait
         self._served: dict[str, float] = {}  #: work by weight, of the same
         self._now = 0.0  #: what the client that led the last batch had been served before
         self.work: Counter[str] = Counter()  #: that waits, by client
+        self.tokens = 0  #: that wait
 
     def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def tokens(self) -> int:
-        return sum(entry.tokens for entry in self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def append(self, entry: E) -> None:
-        self._waiting.append(entry)
-        self._weights[entry.client] = entry.weight
-        self.work[entry.client] += entry.work
+        client = entry.client
+        if client not in self._waiting:
+            self._waiting[client] = {}
+            self._served[client] = self._now
+        self._waiting[client][entry] = self._came
+        self._came += 1
+        self._weights[client] = entry.weight
+        self.work[client] += entry.work
+        self.tokens += entry.tokens
 
-    def forget_abandoned(self) -> None:
-        self._waiting = [entry for entry in self._waiting if not entry.abandoned]
-        self._count()
+    def remove(self, entry: E) -> None:
+        """Nothing happens if it does not wait."""
+        client = entry.client
+        if self._waiting.get(client, {}).pop(entry, None) is None:
+            return
+        self.work[client] -= entry.work
+        self.tokens -= entry.tokens
+        if not self._waiting[client]:
+            for of_clients in (self._waiting, self._weights, self._served, self.work):
+                del of_clients[client]
 
     def ahead(self, client: str, work: int, weight: float) -> int:
         """What is done before the last of `work` more of `client`, of its own and of others."""
@@ -91,26 +101,22 @@ class Lane(Generic[E]):
 
     def take(self, most_tokens: int) -> list[E]:
         """Removes and returns a batch; the lane must not be empty."""
-        clients = dict.fromkeys(entry.client for entry in self._waiting)
-        self._served = {client: self._served.get(client, self._now) for client in clients}
-        self._weights = {client: self._weights[client] for client in clients}
-        leader = min(clients, key=self._served.__getitem__)  # of equals the one that waits longest
-        own = [index for index, entry in enumerate(self._waiting) if entry.client == leader][:WINDOW]
-        others = [index for index, entry in enumerate(self._waiting[: 2 * WINDOW]) if entry.client != leader][:WINDOW]
-        chosen = _fitting(self._waiting, own, others, most_tokens)
+        leader = min(self._waiting, key=self._served.__getitem__)  # of equals the one that waits longest
+        own = list(islice(self._waiting[leader], WINDOW))
+        chosen = _fitting(own, self._others(leader), most_tokens)
         self._now = self._served[leader]
-        for index in chosen:
-            client = self._waiting[index].client
-            self._served[client] += self._waiting[index].work / self._weights[client]
-        batch = [self._waiting[index] for index in sorted(chosen)]
-        self._waiting = [entry for index, entry in enumerate(self._waiting) if index not in chosen]
-        self._count()
+        for entry in chosen:
+            self._served[entry.client] += entry.work / self._weights[entry.client]
+        batch = sorted(chosen, key=lambda entry: self._waiting[entry.client][entry])
+        for entry in batch:
+            self.remove(entry)
         return batch
 
-    def _count(self) -> None:
-        self.work = Counter()
-        for entry in self._waiting:
-            self.work[entry.client] += entry.work
+    def _others(self, leader: str) -> Iterator[E]:
+        """The oldest texts of the other clients."""
+        theirs = (texts.items() for client, texts in self._waiting.items() if client != leader)
+        oldest_first = merge(*theirs, key=itemgetter(1))
+        return (entry for entry, _ in islice(oldest_first, WINDOW))
 
 
 class BatchQueue(Generic[E]):
@@ -134,17 +140,18 @@ class BatchQueue(Generic[E]):
 
     @property
     def tokens(self) -> int:
-        """That wait, those of texts that were abandoned since the last batch included."""
+        """That wait."""
         return self._queries.tokens + self._documents.tokens
 
     @property
     def work(self) -> int:
-        """That waits, as `tokens`."""
+        """That waits."""
         return self._queries.work.total() + self._documents.work.total()
 
-    def forget_abandoned(self) -> None:
-        self._queries.forget_abandoned()
-        self._documents.forget_abandoned()
+    def remove(self, entries: Iterable[E]) -> None:
+        """Those of `entries` that wait will never be in a batch."""
+        for entry in entries:
+            (self._queries if entry.is_query else self._documents).remove(entry)
 
     def ahead(self, client: str, work: int, *, weight: float = 1.0, is_query: bool) -> int:
         """What is done before the last of `work` more of `client`, if no more comes."""
@@ -157,8 +164,7 @@ class BatchQueue(Generic[E]):
             (self._queries if entry.is_query else self._documents).append(entry)
 
     def next_batch(self) -> list[E]:
-        """Removes and returns the next texts to encode; abandoned ones are dropped; empty if none wait."""
-        self.forget_abandoned()
+        """Removes and returns the next texts to encode; empty if none wait."""
         documents_turn = self._documents and self._query_batches_in_a_row >= QUERY_BATCHES_IN_A_ROW
         if self._queries and not documents_turn:
             self._query_batches_in_a_row += 1
@@ -174,19 +180,23 @@ class BatchQueue(Generic[E]):
         return self._documents.take(most)
 
 
-def _fitting(waiting: Sequence[Entry], own: Sequence[int], others: Sequence[int], most_tokens: int) -> set[int]:
-    """Indices of a batch that is led by the first of `own`: of those first, then of `others`, the nearest in length."""
-    lead, model = waiting[own[0]].tokens, waiting[own[0]].model
-    chosen: set[int] = set()
-    shortest = longest = lead
+def _fitting(own: Sequence[E], others: Iterable[E], most_tokens: int) -> list[E]:
+    """A batch that is led by the first of `own`: of those first, then of `others`, the nearest in length."""
+    lead = own[0]
+    chosen: list[E] = []
+    shortest = longest = lead.tokens
     for candidates in (own, others):
-        together = [index for index in candidates if waiting[index].model is model]
-        for index in sorted(together, key=lambda index: abs(waiting[index].tokens - lead)):
-            tokens = waiting[index].tokens
+        if longest * (len(chosen) + 1) > most_tokens and chosen:
+            break
+        together = [(abs(entry.tokens - lead.tokens), entry) for entry in candidates if entry.model is lead.model]
+        for _, entry in sorted(together, key=itemgetter(0)):
+            tokens = entry.tokens
             low, high = min(shortest, tokens), max(longest, tokens)
             # At most about half of a row is padding: beyond that a batch of its own is cheaper.
             fits = high * (len(chosen) + 1) <= most_tokens and high <= 2 * low + 8
             if fits or not chosen:  # the lead is nearest to itself, so it comes first
-                chosen.add(index)
+                chosen.append(entry)
                 shortest, longest = low, high
+            elif longest * (len(chosen) + 1) > most_tokens:
+                break
     return chosen

@@ -19,7 +19,7 @@ from itertools import islice
 from app.encoders.base import LONG_TEXT
 from app.engine.admission import Admission
 from app.engine.cache import QueryCache
-from app.engine.jobs import Job, Pending
+from app.engine.jobs import Entry, Job, Pending
 from app.engine.thread import EncodingThread, Outcome
 from app.errors import EncodingFailed, TextTooLong, Unavailable
 from app.metrics import Metrics
@@ -167,9 +167,8 @@ class Engine:
         finally:
             self._admission.leave(client, len(texts), counted)
             job.abandoned = True  # which changes nothing for one that is done
-            for entry in job.entries:
-                if entry.abandoned:  # the thread may drop it from now on
-                    self._pending.remove(entry)
+            if job.missing:
+                self._forget([entry for entry in job.entries if entry.abandoned])
             job.entries.clear()  # a circle, which would keep the model in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
 
@@ -312,13 +311,21 @@ class Engine:
     def _enqueue(self, job: Job, texts: Sequence[tuple[int, tuple[int, ...]]], is_query: bool) -> None:
         """`texts`: the place of each in the job, and its ids."""
         work = self._admission.pace.work
-        with self._thread.adding() as queue, self._aside.adding() as aside:
-            joined = [self._pending.join(job, index, ids, work(len(ids)), is_query) for index, ids in texts]
-            new = [entry for entry, is_new in joined if is_new]
-            job.entries = [entry for entry, _ in joined]
-            self._metrics.shared_texts.inc(len(joined) - len(new))
-            for entry in new:
-                (aside if self._goes_aside(entry.tokens) else queue).extend([entry])
+        joined = [self._pending.join(job, index, ids, work(len(ids)), is_query) for index, ids in texts]
+        new = [entry for entry, is_new in joined if is_new]
+        job.entries = [entry for entry, _ in joined]
+        self._metrics.shared_texts.inc(len(joined) - len(new))
+        aside = [self._goes_aside(entry.tokens) for entry in new]
+        for thread in (self._thread, self._aside):
+            if entries := [entry for entry, long in zip(new, aside, strict=True) if long is (thread is self._aside)]:
+                thread.add(entries)
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        """Nobody waits for `entries` any more."""
+        for entry in entries:
+            self._pending.remove(entry)
+        for thread in (self._thread, self._aside):
+            thread.forget(entries)
 
     def _deliver(self, outcome: Outcome) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
@@ -362,7 +369,7 @@ class Engine:
         self._metrics.texts.labels(input_type).inc(len(tokens))
         self._metrics.tokens.inc(encoding.tokens)
         for stage in ("tokenize", "queue", "encode"):
-            self._metrics.stage_seconds.labels(stage).observe(getattr(encoding, f"{stage}_seconds"))
+            self._metrics.stage_seconds[stage].observe(getattr(encoding, f"{stage}_seconds"))
         return encoding
 
 

@@ -7,12 +7,12 @@ NEWEST = 0.2
 
 
 class Pace:
-    """Tokens a second over recent batches that were a tenth full or more: smaller ones are slower by the token, and
-    no measure of what many texts take; those of documents among queries are an eighth full."""
+    """Tokens a second over recent batches that were a twelfth full or more: smaller ones are slower by the token, and
+    no measure of what many texts take; those of documents among queries are a tenth full, padding included."""
 
     def __init__(self, max_batch_tokens: int, tokens_per_second: float | None = None) -> None:
         """`tokens_per_second`: as measured before the first batch, if it was."""
-        self._full = max_batch_tokens / 10
+        self._full = max_batch_tokens / 12
         self._more: float | None = None  # work for each token and each token that it is compared with
         self.tokens_per_second = tokens_per_second
 

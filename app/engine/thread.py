@@ -6,8 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from app.encoders.base import Encoder, OutOfMemory, TokenBatch
@@ -35,7 +34,7 @@ class Outcome:
 
 
 class EncodingThread:
-    """`start`, then `adding` from the event loop; after `stop` it has `ended` once nothing waits."""
+    """`start`, then `add` from the event loop; after `stop` it has `ended` once nothing waits."""
 
     def __init__(
         self, max_batch_tokens: int, metrics: Metrics, deliver: Callable[[Outcome], None], *, aside: bool = False
@@ -84,8 +83,6 @@ class EncodingThread:
     def work_ahead(self, client: str, work: int, *, weight: float, is_query: bool) -> int:
         """What is done before the last of `work` more of `client`."""
         with self._changed:
-            if self._aside:  # its runs take long, and until the next one nobody else looks
-                self._queue.forget_abandoned()
             return self._queue.ahead(client, work, weight=weight, is_query=is_query)
 
     def waiting_work(self) -> int:
@@ -97,17 +94,18 @@ class EncodingThread:
         with self._changed:
             return self._running, time.perf_counter() - self._running_since if self._running else 0.0
 
-    @contextmanager
-    def adding(self) -> Iterator[BatchQueue[Entry]]:
-        """The queue, while no batch is taken from it.
-
-        :raises Unavailable: after `stop`.
-        """
+    def add(self, entries: Iterable[Entry]) -> None:
+        """:raises Unavailable: after `stop`."""
         with self._changed:
             if self._stopping:
                 raise Unavailable("the service is stopping")
-            yield self._queue
+            self._queue.extend(entries)
             self._changed.notify()
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """Those that still wait are not encoded."""
+        with self._changed:
+            self._queue.remove(entries)
 
     def _encode_batches(self) -> None:
         """Runs until `stop`, whatever happens to a batch."""

@@ -6,6 +6,7 @@ ASCII only: OpenSearch decodes an answer chunk by chunk, and a character cut in 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 import msgpack
+import numpy as np
 
 from sparse_encoder.token_ids import MAX_TOKEN_IDS
 from sparse_encoder.vector import SparseVector
@@ -122,8 +124,8 @@ def write_index_values(vector: SparseVector, keys: Keys, max_weight: float) -> b
 
 
 def _pairs(vector: SparseVector, max_weight: float) -> Iterator[tuple[int, float]]:
-    weights = (min(weight, max_weight) for weight in vector.weights.tolist())
-    return zip(vector.ids.tolist(), weights, strict=True)
+    weights = vector.weights if max_weight == math.inf else np.minimum(vector.weights, max_weight)
+    return zip(vector.ids.tolist(), weights.tolist(), strict=True)
 
 
 @dataclass(frozen=True, slots=True)

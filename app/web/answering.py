@@ -172,7 +172,7 @@ def input_type_of(request: Request, given: str | None) -> InputType:
 
     :raises InvalidField: if one of them says something else, or two of them differ.
     """
-    side = request.url.path.strip("/").partition("/")[0]
+    side = request.scope["path"].strip("/").partition("/")[0]
     said = {
         "the body": given,
         "the path": side if side in INPUT_TYPES else None,

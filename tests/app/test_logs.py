@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,3 +81,22 @@ def test_a_reader_that_is_gone_costs_lines_and_nothing_else() -> None:
     dropped.wait()
     handler.close()
     os.close(writing)
+
+
+def test_lines_of_requests_are_written_together_and_a_warning_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LINGER_SECONDS", 3600.0)
+    with pipe() as (reading, writing):
+        handler = PatientHandler(writing, lambda: None)
+        logger = logger_to(handler)
+        for number in range(3):
+            logger.info("%d", number)
+        assert not select.select([reading], [], [], 0.1)[0]
+        logger.warning("3")
+        received = b""
+        while received.count(b"\n") < 4:
+            received += os.read(reading, 65536)
+        assert [json.loads(line)["message"] for line in received.splitlines()] == ["0", "1", "2", "3"]
+        monkeypatch.setattr(logs, "LINGER_SECONDS", 0.001)
+        logger.info("4")  # which comes without anything after it
+        assert json.loads(os.read(reading, 65536))["message"] == "4"
+        handler.close()

@@ -7,7 +7,7 @@ from app.engine.pace import Pace
 
 def test_nothing_is_said_before_a_full_batch_was_seen() -> None:
     pace = Pace(100)
-    pace.observe(9, 1.0)  # a single query: slow by the token
+    pace.observe(8, 1.0)  # a single query: slow by the token
     assert pace.seconds(1000) == 0.0
 
 

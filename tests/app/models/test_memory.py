@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
-from app.models.memory import available_bytes, give_back_freed_memory
+from app.models.memory import available_bytes, give_back_freed_memory, settle
 
 
 def machine(root: Path, available_kb: int, groups: dict[str, tuple[str, int, int]], own: str) -> tuple[Path, Path]:
@@ -48,3 +50,23 @@ def test_a_kernel_without_control_groups_limits_nothing(tmp_path: Path) -> None:
     proc, cgroups = machine(tmp_path, 1000, {}, "")
     (proc / "self" / "cgroup").unlink()
     assert available_bytes(proc, cgroups) == 1_024_000
+
+
+def test_what_is_in_memory_is_not_looked_at_again_until_a_model_comes_or_goes() -> None:
+    class Circle:
+        def __init__(self) -> None:
+            self.self = self
+
+    gone = weakref.ref(Circle())
+    settle()
+    assert gone() is None
+    kept = Circle()
+    settle()
+    assert kept not in gc.get_objects()  # those that the collector goes through
+    gone = weakref.ref(kept)
+    del kept
+    gc.collect()
+    assert gone() is not None
+    settle()
+    assert gone() is None
+    gc.unfreeze()
