@@ -145,6 +145,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are `metrics`, `logs` and `tracing`
     )
     app.state.metrics = metrics
     app.add_middleware(AccessMiddleware, keys=keys)
@@ -152,6 +153,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=re.split(r"[\s,]+", settings.cors_origins.strip()), **CORS)
     tracing = _add_tracing(app, settings.otlp_endpoint) if settings.otlp_endpoint else None
+    app.include_router(api.encoding)
     app.include_router(api.router)
     app.include_router(explain.router)
     app.include_router(info.router)

@@ -8,10 +8,12 @@ from fastapi.responses import Response
 from app.metrics import CONTENT_TYPE
 from app.web.answering import answer
 from app.web.bodies import parse, read_body
+from app.web.routing import PlainRoute
 from app.web.schemas import ENCODING_ERRORS, EXAMPLES, EncodeRequest, texts_body
 from app.web.service import get_service
 
 router = APIRouter()
+encoding = APIRouter(route_class=PlainRoute)
 
 WEIGHT = {"type": "number", "exclusiveMinimum": 0}
 #: What stands in an answer for a text, by the formats word and the like, full, indices, and for one with an error.
@@ -25,9 +27,9 @@ ANSWERS = {
 }
 
 
-@router.post("/query/encode", include_in_schema=False)
-@router.post("/document/encode", include_in_schema=False)
-@router.post(
+@encoding.post("/query/encode", include_in_schema=False)
+@encoding.post("/document/encode", include_in_schema=False)
+@encoding.post(
     "/encode",
     summary="Texts to sparse vectors",
     response_class=Response,

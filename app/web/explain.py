@@ -31,13 +31,14 @@ from app.web.answering import (
 )
 from app.web.bodies import check_size, parse, read_body
 from app.web.middleware import Client, client_of
+from app.web.routing import PlainRoute
 from app.web.schemas import ENCODING_ERRORS, EXPLAIN_EXAMPLES, ExplainRequest, TextsRequest, texts_body
 from app.web.service import Service, get_service
 from sparse_encoder.artifact import InputType
 from sparse_encoder.query_tokens import MAX_QUERY_WEIGHT
 from sparse_encoder.vector import SparseVector
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 log = logging.getLogger(__name__)
 
 MOST_TEXTS = 32  #: of one request, with its query: each takes a run of the encoder for itself

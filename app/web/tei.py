@@ -18,6 +18,7 @@ from app.errors import ERROR_TYPE, InvalidField, ServiceError, TextTooLong
 from app.models.wire import JSON, Form, write_index_values
 from app.web.answering import answer, asked_version, input_type_of
 from app.web.bodies import check_size, parse, read_body
+from app.web.routing import PlainRoute
 from app.web.schemas import EncodeRequest, ErrorAnswer, check_texts
 from app.web.service import get_service
 from sparse_encoder.tokenizer import Piece
@@ -25,7 +26,7 @@ from sparse_encoder.tokenizer import Piece
 #: Its status and type for ours; everything else is a request that is wrong.
 ERRORS: dict[int, tuple[int, str]] = {429: (429, "Overloaded"), 500: (424, "Backend"), 503: (503, "Unhealthy")}
 
-router = APIRouter()
+router = APIRouter(route_class=PlainRoute)
 
 
 class EmbedSparseRequest(BaseModel):
