@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from urllib.parse import quote
 
 from app.bulk.encoding import Format
@@ -13,14 +16,14 @@ from app.bulk.files import RunFiles, SinkError
 from app.bulk.patience import LATER, Patience, Say, may_pass
 from app.bulk.rows import Bad
 from app.bulk.sinks import Item, Sample, bulk_lines
+from app.bulk.sizing import BulkSize
 from app.opensearch.advice import explained
-from app.opensearch.cluster import Cluster, error_text
+from app.opensearch.cluster import Cluster, RequestFailed, error_text
 from app.opensearch.connection import Connection
 from app.opensearch.facts import OpenSearchError
 from app.opensearch.indices import find_index
 from app.opensearch.vectors import at, differing, vectors_of
 
-BULK_BYTES = 4_000_000  #: of one request; OpenSearch takes 100 MB, and is quickest with a few
 REFRESH = "refresh_interval.json"
 OFF = "-1"
 
@@ -32,6 +35,7 @@ class IndexSink:
         self._connection, self._name = connection, name
         self._patience_seconds, self._say = patience_seconds, say
         self._cluster: Cluster | None = None
+        self._size = BulkSize()
 
     def __reduce__(self) -> tuple[type[IndexSink], tuple[Connection, str, float, Say]]:
         return IndexSink, (self._connection, self._name, self._patience_seconds, self._say)
@@ -61,25 +65,39 @@ class IndexSink:
         again: list[Item] = []
         bad: list[Bad] = []
         why = ""
-        for some in _in_bodies(items):
-            lines = "\n".join(line for item in some for line in bulk_lines(item)) + "\n"
+        rest = deque(items)
+        while rest:
+            some, body = _next_body(rest, self._size.bytes)
             path = f"/{quote(self._name)}/_bulk?pipeline=_none"
+            started = time.monotonic()
             try:
-                answer = cluster.request("POST", path, lines.encode())
+                answer = cluster.request("POST", path, body)
             except OpenSearchError as error:
+                if isinstance(error, RequestFailed) and error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                    self._size.too_large(len(body))
+                    if len(some) > 1:
+                        rest.extendleft(reversed(some))
+                    else:
+                        bad.append(Bad(some[0].document.number, "", f"OpenSearch does not take so much: {error}"))
+                    continue
                 if not may_pass(error):
                     raise SinkError(str(error)) from error
+                self._size.refused()
                 again, why = [*again, *some], str(error)
                 continue
+            self._size.went(len(body), time.monotonic() - started)
+            full = False
             for item, outcome in zip(some, answer["items"], strict=True):
                 result = outcome["index"]
                 if "error" not in result or (result["status"] == 409 and item.document.key):
                     continue  # a newer version came there meanwhile
                 reason = explained(error_text(result["error"]))
                 if result["status"] in LATER:
-                    again, why = [*again, item], reason
+                    again, why, full = [*again, item], reason, True
                 else:
                     bad.append(Bad(item.document.number, "", f"OpenSearch refuses it: {reason}"))
+            if full:
+                self._size.refused()
         return again, bad, why
 
 
@@ -187,15 +205,16 @@ class Index:
             raise SinkError(str(error)) from error
 
 
-def _in_bodies(items: Sequence[Item]) -> Iterator[list[Item]]:
+def _next_body(rest: deque[Item], most_bytes: int) -> tuple[list[Item], bytes]:
+    """Takes the first of `rest`, and what follows as far as it fits, and makes a request of them."""
     some: list[Item] = []
+    lines: list[bytes] = []
     size = 0
-    for item in items:
-        length = sum(len(line.encode()) + 1 for line in bulk_lines(item))
-        if some and size + length > BULK_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(item)
-        size += length
-    if some:
-        yield some
+    while rest:
+        made = [line.encode() + b"\n" for line in bulk_lines(rest[0])]
+        size += sum(map(len, made))
+        if some and size > most_bytes:
+            break
+        some.append(rest.popleft())
+        lines += made
+    return some, b"".join(lines)

@@ -72,6 +72,8 @@ class Pretender:
     def __init__(self) -> None:
         self.url = ""
         self.indices: dict[str, Documents] = {}
+        self.most_bytes = 100_000_000  #: of a body
+        self.bodies: list[tuple[int, int]] = []  #: status and bytes of each bulk request
         self.asked: Callable[[str, str], None] = lambda method, path: None
 
     def add(self, name: str, documents: list[dict[str, Any]], **more: Any) -> Documents:
@@ -115,8 +117,13 @@ def serving() -> Iterator[Pretender]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             pretender.asked(self.command, self.path)
-            status, document = pretender.answer(self.command, self.path, body)
-            content = json.dumps(document).encode()
+            if len(body) > pretender.most_bytes:  # as nginx says it
+                status, content = 413, b"<html><h1>413 Request Entity Too Large</h1></html>"
+            else:
+                status, document = pretender.answer(self.command, self.path, body)
+                content = json.dumps(document).encode()
+            if "/_bulk" in self.path:
+                pretender.bodies.append((status, len(body)))
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -161,3 +161,21 @@ def test_a_password_in_an_url_is_refused(command: Command, opensearch: Pretender
         assert code == 1
         assert "holds a user: give --user and --password-file instead" in said
         assert "heim" not in said
+
+
+def test_requests_are_as_small_as_a_proxy_wants_them_and_what_it_never_takes_is_told(
+    command: Command, opensearch: Pretender, tmp_path: Path
+) -> None:
+    large = {**documents(1)[0], "id": "large", "notes": "x" * 20_000}
+    opensearch.add("old", [*documents(20), large])
+    new = opensearch.add("new", [])
+    opensearch.most_bytes = 10_000
+    code, said = command(f"{opensearch.url}/old", f"{opensearch.url}/new", "--run-dir", tmp_path / "run")
+    assert code == 3, said
+    assert len(new.documents) == 20
+    (told,) = (tmp_path / "run" / "rejected").iterdir()
+    (row,) = map(json.loads, told.read_text(encoding="utf-8").splitlines())
+    assert "413" in row["reason"]
+    taken = [sent for status, sent in opensearch.bodies if status == 200]
+    assert len(taken) > 1
+    assert sum(status == 413 for status, _ in opensearch.bodies) < 10
