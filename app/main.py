@@ -30,7 +30,7 @@ from app.logs import configure_logging
 from app.metrics import Metrics
 from app.models.conversion import open_model
 from app.models.loaded import Load, LoadedModel, ModelError, check_golden, default_cache_dir, load_model, peak_bytes
-from app.models.memory import available_bytes
+from app.models.memory import available_bytes, settled
 from app.settings import Settings, complaint
 from app.versions.gates import Rules
 from app.versions.resident import Versions
@@ -126,7 +126,7 @@ def create_app(settings: Settings | None = None, build_encoder: Callable[[Artifa
         engine.start()
         log.info("ready", extra={"fields": {"version": versions.serving.version}})
         chores = [asyncio.create_task(chore) for chore in (keys.watch(), versions.give_back_memory())]
-        with lifecycle.drain_on_sigterm(settings.drain_seconds):
+        with settled(), lifecycle.drain_on_sigterm(settings.drain_seconds):
             yield
         for chore in chores:
             chore.cancel()

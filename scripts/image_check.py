@@ -1,9 +1,11 @@
 """Builds the image, runs its own command as its user on a read-only root without a network, encodes, and stops it.
 
-    python scripts/image_check.py [--base-image IMAGE] [--load] [--twice]
+    python scripts/image_check.py [--base-image IMAGE] [--load] [--twice] [--arch arm64]
 
 --twice builds it again and says what differs, byte by byte; two builds of one commit on one base should be equal.
 --load also starts it under load: a rolling restart of two behind nginx, and ten times what one can encode.
+--arch builds it for another processor and runs it under emulation: qemu-user-static, registered in binfmt_misc with the
+flag F. That takes the better part of an hour, nearly all of it pip and byte code.
 
 Needs root, buildah, util-linux; and debootstrap, unless --base-image names an image that can be pulled. Nothing of it
 needs a container engine or a daemon. The base made by debootstrap is kept in the user's cache directory.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -35,6 +38,7 @@ SUITE = "bookworm"  # its Python is the one of constraints.txt
 PACKAGES = "python3,python3-venv,ca-certificates"
 TAG, AGAIN = "localhost/sparse-encoder:check", "localhost/sparse-encoder:again"
 COPIED = re.compile(r"COPY --from=build ")  #: in the last stage
+THIS_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 PROBE = Path(__file__).with_name("image_probe.py")
 BENCHMARKS = (  #: with --load
     ("-m", "benchmarks.rolling_restart", "--inside-the-namespace"),
@@ -86,14 +90,14 @@ class Buildah:
             self("rm", container)
 
 
-def debian_image(buildah: Buildah) -> str:
+def debian_image(buildah: Buildah, arch: str) -> str:
     """An image of Debian's minimal system with Python, made by debootstrap once."""
-    archive = CACHE / f"debian-{SUITE}-python.tar"
+    archive = CACHE / f"debian-{SUITE}-{arch}-python.tar"
     if not archive.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="debootstrap-") as temporary:
             tree, log = Path(temporary) / "root", Path(temporary) / "log"
-            command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree)]
+            command = ["debootstrap", f"--arch={arch}", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(tree)]
             with log.open("w") as out:
                 failed = subprocess.run(command, stdout=out, stderr=out, check=False).returncode
             if failed:
@@ -103,20 +107,22 @@ def debian_image(buildah: Buildah) -> str:
             partial = archive.with_suffix(".partial")
             run("tar", "--create", "--file", partial, "--numeric-owner", "--directory", tree, ".")
             partial.rename(archive)
-    container = buildah("from", "scratch").strip()
+    container = buildah("from", "--arch", arch, "scratch").strip()
     buildah("add", "--quiet", container, archive, "/")
     tag = f"localhost/debian-{SUITE}-python"
+    buildah("config", "--arch", arch, container)
     buildah("commit", "--quiet", "--rm", container, tag)
     return tag
 
 
-def build(buildah: Buildah, base: str, tag: str = TAG) -> None:
+def build(buildah: Buildah, base: str, arch: str, tag: str = TAG) -> None:
     revision, seconds = run("git", "log", "-1", "--format=%H %ct", cwd=ROOT).split()
     arguments = {"BASE_IMAGE": base, "VERSION": "check", "REVISION": revision}
     flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if Path(CERTIFICATES).is_file():
         flags.append(f"--volume={CERTIFICATES}:{CERTIFICATES}:ro")
     # The format that knows HEALTHCHECK. One layer for each stage: with vfs, which copies, one for each step is 15 GB.
+    flags += ["--arch", arch]
     buildah.show("build", "--format", "docker", "--timestamp", seconds, *flags, "--tag", tag, ROOT)
 
 
@@ -145,8 +151,8 @@ def _facts(path: Path) -> dict[str, object]:
     return facts
 
 
-def compare_with_another_build(buildah: Buildah, base: str, root: Path) -> None:
-    build(buildah, base, AGAIN)
+def compare_with_another_build(buildah: Buildah, base: str, arch: str, root: Path) -> None:
+    build(buildah, base, arch, AGAIN)
     with buildah.mounted(AGAIN) as again:
         found = differences(root, again)
     digests = {buildah.inspect(tag)["FromImageDigest"] for tag in (TAG, AGAIN)}
@@ -229,7 +235,7 @@ def run_as_the_engine_would(root: Path, config: Mapping[str, Any], *program: str
         raise CheckFailed("the container did not do what it should: see above")
 
 
-def check(base_image: str | None, load: bool, twice: bool) -> None:
+def check(base_image: str | None, arch: str, load: bool, twice: bool) -> None:
     needed = ["buildah", "unshare", "setpriv", "git", "ip"]
     needed += ["debootstrap"] * (base_image is None) + ["nginx"] * load
     missing = [name for name in needed if not shutil.which(name)]
@@ -238,15 +244,17 @@ def check(base_image: str | None, load: bool, twice: bool) -> None:
     # Every layer is a full copy (vfs): some GB for a while.
     with TemporaryDirectory(prefix="image-check-", dir="/var/tmp") as temporary:
         buildah = Buildah(Path(temporary))
-        base = base_image or debian_image(buildah)
-        build(buildah, base)
+        base = base_image or debian_image(buildah, arch)
+        build(buildah, base, arch)
         config = buildah.inspect(TAG)["Docker"]["config"]
         with buildah.mounted(TAG) as root:
             print_sizes(root)
             check_contents(root, config)
+            if arch != THIS_ARCH:  # an emulator shows the flags of this machine's processor, not those of its own
+                config["Env"] += ["SPARSE_ENCODER_PRECISION=f32"]
             run_as_the_engine_would(root, config)
             if twice:
-                compare_with_another_build(buildah, base, root)
+                compare_with_another_build(buildah, base, arch, root)
             for benchmark in BENCHMARKS if load else ():
                 print(f"\n{benchmark[1]}", flush=True)
                 run_as_the_engine_would(root, config, *benchmark)
@@ -257,9 +265,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-image", help="an image with Python 3.11 to pull, instead of one made by debootstrap")
     parser.add_argument("--load", action="store_true", help="also start it under load; needs nginx")
     parser.add_argument("--twice", action="store_true", help="also build it again, and compare")
+    parser.add_argument("--arch", default=THIS_ARCH, help="of the image, as Debian names it (default %(default)s)")
     options = parser.parse_args(arguments)
     try:
-        check(options.base_image, options.load, options.twice)
+        check(options.base_image, options.arch, options.load, options.twice)
     except CheckFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,7 +19,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
-READY_SECONDS = 120  # the limit of a broken image, not an expectation
+READY_SECONDS = 600  # the limit of a broken image, not an expectation
 TEXTS = ["전세 보증금을 돌려받지 못하면", "휴대폰 요금제 변경", ""]
 
 

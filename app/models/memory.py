@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from app.cgroups import CGROUPS, PROC, groups
@@ -26,13 +27,16 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
-def settle() -> None:
-    """For after a model came or went: garbage is collected, and what is left then is not looked at again. Else every
-    thousand requests the collector would stop all threads to go through the vocabularies of models, for 50 ms."""
-    gc.unfreeze()
+@contextmanager
+def settled() -> Iterator[None]:
+    """Garbage is collected, and what is left then is not looked at meanwhile. Else the collector stops all threads for
+    50 ms every thousand requests, to go through all that was imported."""
     gc.collect()
     gc.freeze()
-    give_back_freed_memory()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _machine(proc: Path) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.metrics import Metrics
 from app.models.loaded import LoadedModel, answered_bands, peak_bytes
-from app.models.memory import available_bytes, give_back_freed_memory, settle
+from app.models.memory import available_bytes, give_back_freed_memory
 
 #: Between two times that memory is given back which only a peak needed; each takes about 20 ms, in a thread.
 GIVE_BACK_SECONDS = 30.0
@@ -132,13 +132,13 @@ def _specialise(model: LoadedModel) -> None:
     """While it serves already; it serves without as well."""
     if peak_bytes(model.manifest.weight_bytes) > available_bytes():
         log.info("%s: memory is short, so short queries have no graph of their own", model.version)
-    else:
-        try:
-            for encoder in model.encoders:
-                encoder.specialise()
-        except Exception:
-            log.exception("%s: short queries have no graph of their own", model.version)
-    settle()
+        return
+    try:
+        for encoder in model.encoders:
+            encoder.specialise()
+    except Exception:
+        log.exception("%s: short queries have no graph of their own", model.version)
+    give_back_freed_memory()
 
 
 def _give_back(models: list[LoadedModel]) -> None:
@@ -155,4 +155,4 @@ def _give_back(models: list[LoadedModel]) -> None:
 
 def _free(last: list[LoadedModel]) -> None:
     last.clear()
-    settle()
+    give_back_freed_memory()
