@@ -10,6 +10,7 @@ from kiwipiepy import Kiwi
 from sparse_encoder.tokenizer import Tokenizer
 from training.config import Config
 from training.readers import BadRows, read_rows
+from training.spelling import SYLLABLES
 from training.vocabulary import NEVER, Roles
 
 NOUN_RANK = 40_000  #: of kiwi's vocabulary, which is in order of frequency
@@ -35,7 +36,7 @@ def empty_counts(config: Config, tokenizer: Tokenizer, roles: Roles) -> dict[str
     """For each list of words: how many ``texts`` it has, and how many are ``empty``."""
     counts = {}
     for name, texts in (
-        ("KS X 1001 syllables", iter(syllables())),
+        ("syllables", map(chr, SYLLABLES)),
         ("nouns", iter(nouns())),
         ("titles", titles(config)),
     ):
@@ -46,12 +47,6 @@ def empty_counts(config: Config, tokenizer: Tokenizer, roles: Roles) -> dict[str
         if read:
             counts[name] = {"texts": read, "empty": empty}
     return counts
-
-
-def syllables() -> list[str]:
-    """The 2,350 of KS X 1001."""
-    cells = (bytes((row, cell)) for row in range(0xB0, 0xC9) for cell in range(0xA1, 0xFF))
-    return [cell.decode("euc_kr") for cell in cells]
 
 
 def nouns() -> list[str]:

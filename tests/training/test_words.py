@@ -3,9 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from kiwipiepy import Kiwi
+from tokenizers import Tokenizer
 
 from training.config import Config, ConfigError, load_config
 from training.extension import syllables
@@ -417,3 +419,15 @@ def test_the_recipe_of_words_is_whole() -> None:
     config: Config = load_config(Path(__file__).parents[2] / "training" / "recipes" / "words.toml")
     assert config.vocabulary.words == 32_768
     assert list(config.related.corpora) == ["wiki", "law", "reviews"]
+
+
+def test_a_syllable_without_a_piece_is_read_letter_by_letter_and_costs_no_word() -> None:
+    letters = [piece for letter in normalize("NFD", "뷁뱁") for piece in (letter, f"##{letter}")]
+    pieces = [*SPECIAL_TOKENS, *letters, "아", "##아", "이", "뱁새", "##이"]
+    tokenizer = build_tokenizer(pieces, strip_accents=True)
+    assert tokenizer.encode("아뷁이 뱁새").tokens[1:-1] == ["아", "##ᄇ", "##ᅰ", "##ᆰ", "##이", "뱁새"]
+    assert tokenizer.encode("아뷁이 뱁새").offsets[1:-1] == [(0, 1), (1, 2), (1, 2), (1, 2), (2, 3), (4, 6)]
+    assert tokenizer.encode("아").tokens[1:-1] == ["아"]
+    assert tokenizer.encode("붹").tokens[1:-1] == ["[UNK]"]  # one of its letters is no piece
+    again = Tokenizer.from_str(tokenizer.to_str())
+    assert again.encode("뷁").ids == tokenizer.encode("뷁").ids
