@@ -17,6 +17,8 @@ trace_id: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 #: Of lines that wait to be written. What comes beyond is dropped and counted.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
+#: Written at once, so that what a slow reader took makes room.
+PIECE_BYTES = 64 * 1024
 #: Lines of requests are written together: each time its thread wakes, it takes the interpreter from the event loop.
 LINGER_SECONDS = 0.02
 #: That the end of the process waits for lines to be written.
@@ -97,14 +99,17 @@ class PatientHandler(logging.Handler):
     def _write(self) -> None:
         while lines := self._next():
             rest = memoryview(lines)
-            try:
-                while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
-            except OSError:  # nobody will ever read it
-                self._count_dropped()
-            with self._changed:
-                self._waiting_bytes -= len(lines)
-                self._changed.notify_all()
+            while rest:
+                try:
+                    written = os.write(self._descriptor, rest[:PIECE_BYTES])
+                except OSError:  # nobody will ever read it
+                    for _ in range(bytes(rest).count(b"\n")):
+                        self._count_dropped()
+                    written = len(rest)
+                rest = rest[written:]
+                with self._changed:
+                    self._waiting_bytes -= written
+                    self._changed.notify_all()
 
     def _next(self) -> bytes:
         """All that waits; empty when there will be no more."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from kiwipiepy import Kiwi
 from tokenizers import Tokenizer
 
+from training.spelling import spell
 from training.vocabulary import HANGUL, NEVER, Counts, Roles, Word, border_counts, piece_of, split_word
 
 _LEAST = 2  #: times that a noun must occur, and must continue other words to be a piece there as well
@@ -93,7 +94,9 @@ def extend(tokenizer: Tokenizer, roles: Roles, words: Counter[Word]) -> tuple[To
         return index[piece] if before.get(bare) == NEVER else before.get(bare, index[bare])
 
     targets = [target(piece) for piece in added]
-    return Tokenizer.from_str(json.dumps(state)), Roles([*roles.emitted_as, *targets])
+    extended = Tokenizer.from_str(json.dumps(state))
+    spell(extended, index)
+    return extended, Roles([*roles.emitted_as, *targets])
 
 
 def extend_vocabulary(tokenizer: Tokenizer, roles: Roles, words: Counter[Word], out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
 
 SYLLABLES = range(ord("가"), ord("힣") + 1)  #: 11,172
 
@@ -25,6 +25,17 @@ def spelt(pieces: Iterable[str]) -> dict[str, str]:
         if syllable not in written and all(letter in known and f"##{letter}" in known for letter in letters):
             found[syllable] = letters
     return found
+
+
+def spell(tokenizer: Tokenizer, pieces: Iterable[str]) -> None:
+    """Has ``tokenizer`` read what ``spelt`` finds letter by letter, as its last step before it looks for pieces; in
+    place of such a step that it has."""
+    before = tokenizer.normalizer
+    steps = [] if before is None else list(before) if isinstance(before, normalizers.Sequence) else [before]  # type: ignore[call-overload]
+    if steps and isinstance(steps[-1], normalizers.Precompiled):
+        steps.pop()
+    letters = spelt(pieces)
+    tokenizer.normalizer = normalizers.Sequence([*steps, *([replacing(letters)] if letters else [])])
 
 
 def replacing(texts: dict[str, str]) -> normalizers.Normalizer:

@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 from tqdm import tqdm
 
-from training.spelling import replacing, spelt
+from training.spelling import spell
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NEVER = -1  #: in ``Roles.emitted_as``: this token never leaves the encoder
@@ -300,11 +300,10 @@ def assign_roles(words: Counter[Word], pieces: list[str]) -> Roles:
 
 def build_tokenizer(pieces: list[str], *, strip_accents: bool = False) -> Tokenizer:
     """WordPiece over ``pieces``: NFKC, middle dots and symbols as spaces, lower case, ``[CLS] text [SEP]``; a syllable
-    that is no piece letter by letter, if these are. ``strip_accents``: without combining marks (café, and what makes an
-    emoji of ❤)."""
+    that is in no piece letter by letter, if these are pieces. ``strip_accents``: without combining marks (café, and
+    what makes an emoji of ❤)."""
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=64))
-    letters = spelt(pieces)
     unaccented = [normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()] if strip_accents else []
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -312,9 +311,9 @@ def build_tokenizer(pieces: list[str], *, strip_accents: bool = False) -> Tokeni
             *unaccented,
             normalizers.Replace(Regex(_SEPARATOR), " "),
             normalizers.BertNormalizer(lowercase=True, strip_accents=False, handle_chinese_chars=True),
-            *([replacing(letters)] if letters else []),
         ]
     )
+    spell(tokenizer, pieces)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -83,8 +83,7 @@ class IndexSink:
                 if not may_pass(error):
                     raise SinkError(str(error)) from error
                 self._size.refused()
-                again, why = [*again, *some], str(error)
-                continue
+                return [*again, *some, *rest], bad, str(error)
             self._size.went(len(body), time.monotonic() - started)
             full = False
             for item, outcome in zip(some, answer["items"], strict=True):

@@ -24,7 +24,7 @@ class BulkSize:
 
     def refused(self) -> None:
         """OpenSearch, or what stands before it, was full or away."""
-        self.bytes = max(self.bytes // 2, LEAST_BYTES)
+        self.bytes = min(self._most, max(self.bytes // 2, LEAST_BYTES))
 
     def too_large(self, sent: int) -> None:
         """So many bytes are never taken at once."""

@@ -62,7 +62,7 @@ class Lane(Generic[E]):
         self._waiting: dict[str, dict[E, int]] = {}  #: by client, the oldest first; how many came before it
         self._came = 0
         self._weights: dict[str, float] = {}  #: of the clients that wait
-        self._served: dict[str, float] = {}  #: work by weight, of the same
+        self._served: dict[str, float] = {}  #: work by weight, of those and of whoever had the last batch
         self._now = 0.0  #: what the client that led the last batch had been served before
         self.work: Counter[str] = Counter()  #: that waits, by client
         self.tokens = 0  #: that wait
@@ -72,10 +72,8 @@ class Lane(Generic[E]):
 
     def append(self, entry: E) -> None:
         client = entry.client
-        if client not in self._waiting:
-            self._waiting[client] = {}
-            self._served[client] = self._now
-        self._waiting[client][entry] = self._came
+        self._served.setdefault(client, self._now)
+        self._waiting.setdefault(client, {})[entry] = self._came
         self._came += 1
         self._weights[client] = entry.weight
         self.work[client] += entry.work
@@ -89,8 +87,8 @@ class Lane(Generic[E]):
         self.work[client] -= entry.work
         self.tokens -= entry.tokens
         if not self._waiting[client]:
-            for of_clients in (self._waiting, self._weights, self._served, self.work):
-                del of_clients[client]
+            for of_waiting in (self._waiting, self._weights, self.work):
+                del of_waiting[client]  # what it was served is forgotten when the next batch is taken without it
 
     def ahead(self, client: str, work: int, weight: float) -> int:
         """What is done before the last of `work` more of `client`, of its own and of others."""
@@ -101,6 +99,7 @@ class Lane(Generic[E]):
 
     def take(self, most_tokens: int) -> list[E]:
         """Removes and returns a batch; the lane must not be empty."""
+        self._served = {client: self._served[client] for client in self._waiting}
         leader = min(self._waiting, key=self._served.__getitem__)  # of equals the one that waits longest
         own = list(islice(self._waiting[leader], WINDOW))
         chosen = _fitting(own, self._others(leader), most_tokens)

@@ -19,7 +19,7 @@ from itertools import islice
 from app.encoders.base import LONG_TEXT
 from app.engine.admission import Admission
 from app.engine.cache import QueryCache
-from app.engine.jobs import Entry, Job, Pending
+from app.engine.jobs import Job, Pending
 from app.engine.thread import EncodingThread, Outcome
 from app.errors import EncodingFailed, TextTooLong, Unavailable
 from app.metrics import Metrics
@@ -168,7 +168,10 @@ class Engine:
             self._admission.leave(client, len(texts), counted)
             job.abandoned = True  # which changes nothing for one that is done
             if job.missing:
-                self._forget([entry for entry in job.entries if entry.abandoned])
+                unwanted = [entry for entry in job.entries if entry.abandoned]
+                self._pending.forget(unwanted)
+                self._thread.forget(unwanted)
+                self._aside.forget(unwanted)
             job.entries.clear()  # a circle, which would keep the model in memory beyond its last request
             self._metrics.abandoned_texts.inc(job.missing)
 
@@ -320,13 +323,6 @@ class Engine:
             if entries := [entry for entry, long in zip(new, aside, strict=True) if long is (thread is self._aside)]:
                 thread.add(entries)
 
-    def _forget(self, entries: Sequence[Entry]) -> None:
-        """Nobody waits for `entries` any more."""
-        for entry in entries:
-            self._pending.remove(entry)
-        for thread in (self._thread, self._aside):
-            thread.forget(entries)
-
     def _deliver(self, outcome: Outcome) -> None:
         """On the event loop: gives every job of the batch its vectors, or the failure."""
         batch, version = outcome.batch, outcome.batch[0].model.version
@@ -343,8 +339,8 @@ class Engine:
         self._metrics.count_batch([entry.tokens for entry in batch], self._max_batch_tokens)
         for job in {job for entry in batch for job, _ in entry.waiters}:
             job.encode_seconds += outcome.seconds
+        self._pending.forget(batch)
         for entry, vector in zip(batch, outcome.vectors, strict=True):
-            self._pending.remove(entry)
             entry.deliver(vector)
 
     def _encoding(

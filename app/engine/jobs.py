@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from app.models.loaded import LoadedModel
@@ -92,7 +93,9 @@ class Pending:
         self._entries[key] = entry = Entry(job.model, job.client, job.weight, ids, work, is_query, [(job, index)])
         return entry, True
 
-    def remove(self, entry: Entry) -> None:
-        key = (entry.client, entry.model.version, entry.is_query, entry.ids)
-        if self._entries.get(key) is entry:
-            del self._entries[key]
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """No text joins them any more."""
+        for entry in entries:
+            key = (entry.client, entry.model.version, entry.is_query, entry.ids)
+            if self._entries.get(key) is entry:
+                del self._entries[key]

@@ -73,14 +73,38 @@ def test_what_was_logged_is_written_at_the_end() -> None:
 
 
 def test_a_reader_that_is_gone_costs_lines_and_nothing_else() -> None:
-    dropped = threading.Event()
+    dropped: list[None] = []
     reading, writing = os.pipe()
     os.close(reading)
-    handler = PatientHandler(writing, dropped.set)
-    logger_to(handler).warning("to nobody")
-    dropped.wait()
+    handler = PatientHandler(writing, lambda: dropped.append(None))
+    logger = logger_to(handler)
+    for _ in range(100):
+        logger.info("to nobody")
+    handler.flush()  # returns when it knows
+    assert len(dropped) == 100
     handler.close()
     os.close(writing)
+
+
+def test_what_a_slow_reader_took_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_WAITING_BYTES", 500_000)
+    dropped: list[None] = []
+    with pipe() as (reading, writing):
+        handler = PatientHandler(writing, lambda: dropped.append(None))
+        logger = logger_to(handler)
+        for _ in range(480):
+            logger.info("x" * 900)
+        received = 0
+        while received < 300_000:
+            received += len(os.read(reading, 65536))
+        for _ in range(100):
+            logger.info("x" * 900)
+        assert dropped == []
+        threading.Thread(target=handler.flush).start()
+        with os.fdopen(os.dup(reading), "rb", buffering=0) as rest:
+            while received < 580 * 900:
+                received += len(rest.read(65536) or b"")
+        handler.close()
 
 
 def test_lines_of_requests_are_written_together_and_a_warning_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from training.config import Config, ConfigError, load_config
 from training.extension import syllables
+from training.spelling import spell
 from training.vocabulary import (
     NEVER,
     SPECIAL_TOKENS,
@@ -429,5 +430,7 @@ def test_a_syllable_without_a_piece_is_read_letter_by_letter_and_costs_no_word()
     assert tokenizer.encode("아뷁이 뱁새").offsets[1:-1] == [(0, 1), (1, 2), (1, 2), (1, 2), (2, 3), (4, 6)]
     assert tokenizer.encode("아").tokens[1:-1] == ["아"]
     assert tokenizer.encode("붹").tokens[1:-1] == ["[UNK]"]  # one of its letters is no piece
+    spell(tokenizer, [*pieces, "뱁", "##뱁"])
+    assert tokenizer.normalizer.normalize_str("뱁뷁") == "뱁" + normalize("NFD", "뷁")
     again = Tokenizer.from_str(tokenizer.to_str())
     assert again.encode("뷁").ids == tokenizer.encode("뷁").ids

@@ -37,3 +37,5 @@ def test_what_is_never_taken_at_once_is_not_tried_again() -> None:
     assert size.bytes == 500_000
     size.too_large(30_000)  # a limit below what it halves to
     assert size.bytes == 15_000
+    size.refused()
+    assert size.bytes == 15_000

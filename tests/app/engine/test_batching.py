@@ -142,6 +142,17 @@ def test_waiting_clients_get_the_same_number_of_tokens_not_of_texts() -> None:
     assert all(1900 <= tokens <= 2100 for tokens in given.values())
 
 
+def test_a_client_whose_texts_were_all_taken_pays_for_them_when_it_comes_back_at_once() -> None:
+    waiting: BatchQueue[Text] = BatchQueue(100)
+    waiting.extend(of("patient", *[10] * 1000))
+    given = {"patient": 0, "eager": 0}
+    for _ in range(40):
+        waiting.extend(of("eager", *[10] * 10))
+        for text in waiting.next_batch():
+            given[text.client] += text.tokens
+    assert given["patient"] >= 1900
+
+
 def test_a_client_of_more_weight_gets_so_many_times_the_tokens() -> None:
     waiting: BatchQueue[Text] = BatchQueue(100)
     waiting.extend(Text(10, client="heavy", weight=3.0) for _ in range(400))

@@ -11,6 +11,7 @@ from app.main import create_app
 from app.models.loaded import EMBEDDED
 from app.settings import Settings
 from sparse_encoder.artifact import read_manifest
+from sparse_encoder.tokenizer import Tokenizer
 from training.empties import nouns
 from training.spelling import SYLLABLES
 
@@ -91,6 +92,14 @@ def test_it_is_small_and_carries_its_figures() -> None:
 
 
 ODD = ("ㅋㅋ", "뷁", "쌻이", "❤️손해배상", "Café", "résumé", "Привет", "있다", "하다", "C++", "3·1절", "5G", "日本", "1")
+
+
+def test_of_all_syllables_one_is_unknown() -> None:
+    """It stands in a piece, 이릏, and is none itself."""
+    tokenizer = Tokenizer.from_file(EMBEDDED / "tokenizer.json")
+    syllables = list(map(chr, SYLLABLES))
+    tokenised = tokenizer.encode_batch(syllables, 64)
+    assert [text for text, found in zip(syllables, tokenised, strict=True) if not found.content_tokens] == ["릏"]
 
 
 async def test_no_text_with_a_letter_or_a_digit_is_empty(client: httpx.AsyncClient) -> None:
