@@ -1,11 +1,11 @@
 """Builds the image, runs its own command as its user on a read-only root without a network, encodes, and stops it.
 
-    python scripts/image_check.py [--base-image IMAGE] [--load] [--twice] [--arch arm64]
+    python scripts/image_check.py [--base-image IMAGE] [--load] [--twice] [--arch arm64 [--model DIR]]
 
 --twice builds it again and says what differs, byte by byte; two builds of one commit on one base should be equal.
 --load also starts it under load: a rolling restart of two behind nginx, and ten times what one can encode.
 --arch builds it for another processor and runs it under emulation: qemu-user-static, registered in binfmt_misc with the
-flag F. That takes the better part of an hour, nearly all of it pip and byte code.
+flag F. It takes ten minutes, and longer to load the embedded model: --model gives a small artifact to serve instead.
 
 Needs root, buildah, util-linux; and debootstrap, unless --base-image names an image that can be pulled. Nothing of it
 needs a container engine or a daemon. The base made by debootstrap is kept in the user's cache directory.
@@ -235,7 +235,7 @@ def run_as_the_engine_would(root: Path, config: Mapping[str, Any], *program: str
         raise CheckFailed("the container did not do what it should: see above")
 
 
-def check(base_image: str | None, arch: str, load: bool, twice: bool) -> None:
+def check(base_image: str | None, arch: str, model: Path | None, load: bool, twice: bool) -> None:
     needed = ["buildah", "unshare", "setpriv", "git", "ip"]
     needed += ["debootstrap"] * (base_image is None) + ["nginx"] * load
     missing = [name for name in needed if not shutil.which(name)]
@@ -252,6 +252,9 @@ def check(base_image: str | None, arch: str, load: bool, twice: bool) -> None:
             check_contents(root, config)
             if arch != THIS_ARCH:  # an emulator shows the flags of this machine's processor, not those of its own
                 config["Env"] += ["SPARSE_ENCODER_PRECISION=f32"]
+            if model:
+                shutil.copytree(model, root / "models" / "given")
+                config["Env"] += ["SPARSE_ENCODER_MODEL=/models/given"]
             run_as_the_engine_would(root, config)
             if twice:
                 compare_with_another_build(buildah, base, arch, root)
@@ -266,9 +269,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--load", action="store_true", help="also start it under load; needs nginx")
     parser.add_argument("--twice", action="store_true", help="also build it again, and compare")
     parser.add_argument("--arch", default=THIS_ARCH, help="of the image, as Debian names it (default %(default)s)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="serve this artifact instead of the embedded model")
     options = parser.parse_args(arguments)
     try:
-        check(options.base_image, options.arch, options.load, options.twice)
+        check(options.base_image, options.arch, options.model, options.load, options.twice)
     except CheckFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 READY_SECONDS = 600  # the limit of a broken image, not an expectation
-TEXTS = ["전세 보증금을 돌려받지 못하면", "휴대폰 요금제 변경", ""]
+TEXTS = ["전세 보증금을 돌려받지 못하면", "손해배상 청구", ""]
 
 
 def prepare(root: Path) -> None:
