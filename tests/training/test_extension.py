@@ -1,6 +1,7 @@
 """What a vocabulary lacks: words that would be silent get a piece."""
 
 from collections import Counter
+from unicodedata import normalize
 
 import pytest
 from tokenizers import Tokenizer
@@ -54,6 +55,18 @@ def test_a_noun_of_ending_syllables_gets_a_piece(
     assert emitted(before, "수은은") == []
     assert emitted(after, "수은은") == ["수은"]
     assert after[0].encode("수은은").tokens[1:-1] == ["수은", "##은"]
+
+
+def test_a_syllable_that_gets_a_piece_is_no_longer_spelt(before: tuple[Tokenizer, Roles]) -> None:
+    pieces = sorted(before[0].get_vocab(), key=before[0].get_vocab().__getitem__)
+    letters = [form for letter in normalize("NFD", "뱁뷁") for form in (letter, f"##{letter}")]
+    known = list(dict.fromkeys([*pieces, *letters]))
+    spelling = build_tokenizer(known)
+    assert spelling.encode("뱁").tokens[1:-1] == ["ᄇ", "##ᅢ", "##ᆸ"]
+    roles = Roles([*before[1].emitted_as, *range(len(pieces), len(known))])
+    extended, _ = extend(spelling, roles, COMMON + RARE)
+    assert extended.encode("뱁").tokens[1:-1] == ["뱁"]
+    assert extended.encode("뷁").tokens[1:-1] == ["ᄇ", "##ᅰ", "##ᆰ"]
 
 
 def test_a_noun_within_words_comes_out_as_itself(

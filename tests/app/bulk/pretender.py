@@ -73,6 +73,7 @@ class Pretender:
         self.url = ""
         self.indices: dict[str, Documents] = {}
         self.most_bytes = 100_000_000  #: of a body
+        self.busy = 0  #: bulk requests that are refused for now
         self.bodies: list[tuple[int, int]] = []  #: status and bytes of each bulk request
         self.asked: Callable[[str, str], None] = lambda method, path: None
 
@@ -119,6 +120,9 @@ def serving() -> Iterator[Pretender]:
             pretender.asked(self.command, self.path)
             if len(body) > pretender.most_bytes:  # as nginx says it
                 status, content = 413, b"<html><h1>413 Request Entity Too Large</h1></html>"
+            elif "/_bulk" in self.path and pretender.busy:
+                pretender.busy -= 1
+                status, content = 503, b"{}"
             else:
                 status, document = pretender.answer(self.command, self.path, body)
                 content = json.dumps(document).encode()

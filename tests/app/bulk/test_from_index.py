@@ -179,3 +179,15 @@ def test_requests_are_as_small_as_a_proxy_wants_them_and_what_it_never_takes_is_
     taken = [sent for status, sent in opensearch.bodies if status == 200]
     assert len(taken) > 1
     assert sum(status == 413 for status, _ in opensearch.bodies) < 10
+
+
+def test_what_is_refused_for_now_is_sent_again_and_none_is_lost(
+    command: Command, opensearch: Pretender, tmp_path: Path
+) -> None:
+    opensearch.add("old", documents(20))
+    new = opensearch.add("new", [])
+    opensearch.busy, opensearch.most_bytes = 2, 10_000
+    code, said = command(f"{opensearch.url}/old", f"{opensearch.url}/new", "--run-dir", tmp_path / "run")
+    assert code == 0, said
+    assert len(new.documents) == 20
+    assert [status for status, _ in opensearch.bodies].count(503) == 2

@@ -145,6 +145,7 @@ def test_waiting_clients_get_the_same_number_of_tokens_not_of_texts() -> None:
 def test_a_client_whose_texts_were_all_taken_pays_for_them_when_it_comes_back_at_once() -> None:
     waiting: BatchQueue[Text] = BatchQueue(100)
     waiting.extend(of("patient", *[10] * 1000))
+    waiting.next_batch()
     given = {"patient": 0, "eager": 0}
     for _ in range(40):
         waiting.extend(of("eager", *[10] * 10))
