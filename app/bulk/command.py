@@ -47,6 +47,8 @@ def _vectors(options: argparse.Namespace, format_of_output: Format) -> VectorCho
 def _encode(options: argparse.Namespace) -> int:
     if options.concurrency and not options.address:
         raise RunError("--concurrency is of --address: one process uses every core already, see --threads")
+    if options.merge and not is_index(options.output):
+        raise RunError("--merge is of an index, http://HOST:9200/NAME: a directory has nothing to merge")
     _make_absolute(options)
     if options.query_model and (options.store or not options.model):
         raise RunError("--query-model goes with --model, which encodes the documents: give both, or neither")
@@ -69,7 +71,14 @@ def _encode(options: argparse.Namespace) -> int:
         index = None
         if to_index:
             connection = from_options(options, url)
-            index = Index(stack.enter_context(connection.open()), name, fields, _say)
+            index = Index(
+                stack.enter_context(connection.open()),
+                name,
+                fields,
+                _say,
+                patience_seconds=options.patience,
+                merged=options.merge,
+            )
         vectors = _vectors(options, index.format if index else "word")
         artifact = open_artifact(model)
         version = artifact.manifest.version

@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     index = encode.add_argument_group("index")
     index.add_argument("--run-dir", help="receipts and rejected rows (default ./INDEX.bulk)")
     connection.add_options(index)
+    index.add_argument(
+        "--merge", action="store_true", help="into one segment a shard in the end: quicker searches, if no more comes"
+    )
     index.add_argument("--patience", type=float, default=300.0, help="seconds that OpenSearch may be away or full")
     return made
 

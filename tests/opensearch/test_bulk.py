@@ -99,12 +99,16 @@ def test_an_index_gets_vectors_that_are_ready(
     ]
     command += ["--precision", "f32", "--threads", "1", "--cache-dir", str(tmp_path / "cache"), "--part-rows", "20"]
     with now_and_then(live.cluster.url) as (url, answered):
-        code = main([*command[:2], f"{url}/{index}", *command[2:]])
+        code = main([*command[:2], f"{url}/{index}", *command[2:], "--merge"])
     said = capsys.readouterr()
     assert code == 0, said.out + said.err
     assert answered[503] == 2
     assert "documents wait for OpenSearch" in said.out
     assert f"{index} has {len(rows)} documents, {len(rows)} of them from here" in said.out
+    assert f"{index} is merged into one segment a shard" in said.out
+    (shard,) = live.cluster.request("GET", f"/{index}/_segments")["indices"][index]["shards"].values()
+    assert [copy["num_search_segments"] for copy in shard] == [1]
+    assert f"{index} is yellow: 1 copies of its shards are not there, since 2 copies of each need" in said.out
     form = "sparse_vector" if engine == "seismic" else "word"
     assert_vectors(live.vectors(index), service.encode(SENTENCES, sparse_embedding_format=form))
     assert "0" in live.search(index, neural("text_sparse", SENTENCES[0]))

@@ -10,7 +10,7 @@ import openvino as ov  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from openvino import opset15 as op
 
-from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
+from app.encoders.graph.builder import ACTIVATIONS, Builder, gated, index, merge_heads, scalar, split_heads
 from app.encoders.graph.disentangled import DistanceScores
 from app.encoders.graph.rotary import rotate, rotation
 from sparse_encoder.layers import RELATIVE_BUCKETS, RELATIVE_REACH, BertShape
@@ -101,8 +101,8 @@ def _layer(
     attended = op.add(build.linear(f"{prefix}.{shape.attended}", context), hidden)
     hidden = build.layer_norm(f"{prefix}.{shape.attended_norm}", attended, shape.epsilon)
     if shape.gate:
-        gate = ACTIVATIONS[shape.activation](build.linear(f"{prefix}.{shape.gate}", hidden, bias=False))
-        wide = op.multiply(gate, build.linear(f"{prefix}.{shape.wide}", hidden, bias=False))
+        inputs, gate = (build.linear(f"{prefix}.{part}", hidden, bias=False) for part in (shape.gate, shape.wide))
+        wide = gated(shape.activation, inputs, gate)
     else:
         wide = ACTIVATIONS[shape.activation](build.linear(f"{prefix}.{shape.wide}", hidden))
     narrow = op.add(build.linear(f"{prefix}.{shape.narrow}", wide), hidden)

@@ -9,7 +9,7 @@ import openvino as ov  # type: ignore[import-untyped]
 from openvino import opset15 as op
 
 from app.encoders.base import LONG_TEXT
-from app.encoders.graph.builder import ACTIVATIONS, Builder, index, merge_heads, scalar, split_heads
+from app.encoders.graph.builder import ACTIVATIONS, Builder, gated, index, merge_heads, scalar, split_heads
 from app.encoders.graph.local import LocalBlocks
 from app.encoders.graph.rotary import rotate, rotation
 from sparse_encoder.layers import GLOBAL, LOCAL, ModernBertShape
@@ -79,5 +79,5 @@ def _whole(shape: ModernBertShape, turn: tuple[ov.Node, ov.Node], mask: ov.Node)
 
 def _gated(build: Builder, shape: ModernBertShape, prefix: str, hidden: ov.Node) -> ov.Node:
     inputs, gate = build.linear_parts(f"{prefix}.{shape.mlp_in}", hidden, 2, bias=shape.mlp_bias)
-    product = op.multiply(ACTIVATIONS[shape.activation](inputs), gate)
+    product = gated(shape.activation, inputs, gate)
     return build.linear(f"{prefix}.{shape.mlp_out}", product, bias=shape.mlp_bias)

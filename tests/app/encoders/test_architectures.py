@@ -26,7 +26,7 @@ from app.encoders.base import Encoder, EncoderError, TokenBatch
 from app.encoders.explaining import Reason
 from app.encoders.graph.disentangled import buckets
 from app.encoders.graph.splade import Kind, build_graph
-from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.openvino_encoder import OpenVINOEncoder, has_bfloat16
 from app.encoders.torch_encoder import TorchEncoder
 from sparse_encoder import modeling_lexical_bert
 from sparse_encoder.architectures import ARCHITECTURES, Architecture
@@ -267,6 +267,19 @@ def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any
         np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU does not compute in bf16")
+def test_no_layer_becomes_the_one_operation_that_one_thread_cannot_run(saved: tuple[Artifact, Any]) -> None:
+    """Of OpenVINO, with AMX (see `builder.gated`); with one thread the process would die here, and no test would fail."""
+    artifact, model = saved
+    encoder = OpenVINOEncoder(artifact, "bf16", threads=2)
+    graph = encoder._request.get_compiled_model().get_runtime_model()
+    assert "LLMMLP" not in {node.get_rt_info()["layerType"].astype(str) for node in graph.get_ops()}
+    text = [2, *range(10, 40), 3]
+    (vector,) = encoder.encode(TokenBatch.pad([text], PAD))
+    expected = reference(artifact, model, text)
+    np.testing.assert_allclose(dense(vector, VOCABULARY), expected, rtol=0, atol=0.1 * expected.max())
+
+
 @pytest.mark.parametrize("name", ["openvino", "torch"])
 def test_every_weight_is_explained_by_the_positions_that_brought_it(name: str, saved: tuple[Artifact, Any]) -> None:
     artifact, model = saved
@@ -405,7 +418,7 @@ AGAIN = """
 import pickle, sys
 import numpy as np
 from app.encoders.base import TokenBatch
-from app.encoders.openvino_encoder import OpenVINOEncoder
+from app.encoders.openvino_encoder import OpenVINOEncoder, has_bfloat16
 with open(sys.argv[1], "rb") as file:
     artifact = pickle.load(file)
 batch = TokenBatch.pad(np.random.default_rng(0).integers(10, 40, (40, 48)).tolist(), 0)
