@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app.bulk.encoding import BulkEncoder, Encoded, ModelChoice, VectorChoice, load, open_artifact
@@ -26,12 +27,12 @@ class Encode:
         model: ModelChoice = ModelChoice(),  # noqa: B008 - it does not change
         vectors: VectorChoice = VectorChoice(),  # noqa: B008
     ) -> None:
-        """Loads the model.
+        """Loads the model, unless the last one of this process has it already.
 
         :raises ArtifactError, ModelError, EncoderError, StoreError: if it cannot be had, or not be served.
         """
         self._texts = texts
-        self._encoder = BulkEncoder(load(model, open_artifact(model)), vectors)
+        self._encoder = _encoder(model, vectors, open_artifact(model).manifest.version)
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """:raises ValueError: if a column is missing, or holds no texts."""
@@ -48,6 +49,12 @@ class Encode:
             table = table.append_column(f"{name}_tokens", counts)
             table = table.append_column(f"{name}_sparse", vector_column(encoded))
         return table
+
+
+@lru_cache(maxsize=1)
+def _encoder(model: ModelChoice, vectors: VectorChoice, version: str) -> BulkEncoder:
+    """`version`: what `model` stands for now, so that an alias that moves, or other files, are loaded anew."""
+    return BulkEncoder(load(model, open_artifact(model)), vectors)
 
 
 def vector_column(vectors: Sequence[Encoded | None]) -> pyarrow.Array:

@@ -1,16 +1,23 @@
-"""The encoder in pipelines of others; in one of Ray Data, see test_on_ray.py."""
+"""The encoder in pipelines of others: the example for Spark as it stands; for Ray Data, see test_on_ray.py."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.bulk import Encode, ModelChoice, VectorChoice
 from app.models.loaded import load_model
+from scripts.opensearch_parts import find_jdk
 from sparse_encoder.artifact import read_artifact
 from tests.app.conftest import openvino
+from tests.app.server import ROOT
 from tests.tiny import SENTENCES
 
 
@@ -28,3 +35,50 @@ def test_columns_of_vectors(tiny_artifact: Path) -> None:
         encode(pa.table({"n": [1]}))
     with pytest.raises(ValueError, match="the column text holds int, not texts"):
         encode(pa.table({"text": [1]}))
+
+
+def test_a_model_is_loaded_once_in_a_process(tiny_artifact: Path) -> None:
+    choice = ModelChoice(model=str(tiny_artifact), precision="f32", threads=1)
+    first, second, other = (
+        Encode(model=choice),
+        Encode(model=choice),
+        Encode(model=choice, vectors=VectorChoice(top_k=5)),
+    )
+    assert first._encoder is second._encoder
+    assert other._encoder is not first._encoder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_example_for_spark(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "serving" / "bulk.md").read_text(encoding="utf-8")
+    (example,) = (code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "pyspark" in code)
+    assert example.count('"/shared/') == 2
+    (tmp_path / "example.py").write_text(example.replace('"/shared/', f'"{tmp_path}/'), encoding="utf-8")
+    table = pa.table({"id": [f"d{n}" for n in range(40)], "text": [*SENTENCES[:9], None] * 4, "year": list(range(40))})
+    (tmp_path / "documents").mkdir()
+    for part in range(2):
+        pq.write_table(table.slice(20 * part, 20), tmp_path / "documents" / f"{part}.parquet")
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(find_jdk("2.19.1")),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_SUBMIT_ARGS": "--master local[4] --conf spark.ui.enabled=false pyspark-shell",
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "example.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    found = {row["id"]: row for row in pq.read_table(tmp_path / "vectors").to_pylist()}
+    assert sorted(found) == sorted(table["id"].to_pylist())
+    plain = Encode(["text"], ModelChoice(threads=4))(table.drop_columns("year")).to_pylist()
+    for row in plain:
+        there = found[row["id"]]
+        assert (there["text"], there["text_tokens"]) == (row["text"], row["text_tokens"])
+        theirs = {pair["token"]: pair["weight"] for pair in there["text_sparse"]}
+        ours = {pair["token"]: pair["weight"] for pair in row["text_sparse"]}
+        for token in theirs.keys() | ours.keys():
+            # What else is in a batch moves a weight a little where products are rounded; one may come or go.
+            assert theirs.get(token, 0) == pytest.approx(ours.get(token, 0), abs=0.1)

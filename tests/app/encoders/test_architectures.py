@@ -269,7 +269,7 @@ def test_vectors_are_those_of_transformers(name: str, saved: tuple[Artifact, Any
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU does not compute in bf16")
 def test_no_layer_becomes_the_one_operation_that_one_thread_cannot_run(saved: tuple[Artifact, Any]) -> None:
-    """Of OpenVINO, with AMX (see `builder.gated`); with one thread the process would die here, and no test would fail."""
+    """Of OpenVINO, with AMX: see `builder.gated`. With one thread the process would die, and no test fail."""
     artifact, model = saved
     encoder = OpenVINOEncoder(artifact, "bf16", threads=2)
     graph = encoder._request.get_compiled_model().get_runtime_model()
