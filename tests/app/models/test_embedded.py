@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
-import openvino as ov  # type: ignore[import-untyped]
 import pytest
 
+from app.encoders.base import TokenBatch
+from app.encoders.openvino_encoder import OpenVINOEncoder, has_bfloat16
+from app.encoders.openvino_encoder import Precision as CpuPrecision
 from app.main import create_app
-from app.models.loaded import EMBEDDED
+from app.models.loaded import EMBEDDED, open_artifact
 from app.settings import Settings
 from sparse_encoder.artifact import read_manifest
 from sparse_encoder.tokenizer import Tokenizer
+from tests.tiny import dense
 from training.empties import nouns
 from training.spelling import SYLLABLES
 
@@ -22,7 +25,7 @@ MEGABYTE = 1_000_000
 
 @pytest.fixture(params=["f32", "bf16", "int8"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    if request.param == "bf16" and "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if request.param == "bf16" and not has_bfloat16():
         pytest.skip("this CPU has no bf16 instructions")
     app = create_app(Settings(precision=request.param, encoder_threads=1, max_batch_tokens=1024))
     async with app.router.lifespan_context(app):
@@ -80,6 +83,27 @@ async def test_a_text_has_the_same_vector_alone_and_among_others(client: httpx.A
             [vector.get(token, 0) for token in tokens],
             atol=1e-4 if precision == "f32" else 0.1,
         )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_single_short_text_has_the_vector_of_its_batch(precision: CpuPrecision) -> None:
+    """In bf16 with weights in int8, it is computed in int8."""
+    if precision == "bf16" and not has_bfloat16():
+        pytest.skip("this CPU has no bf16 instructions")
+    artifact = open_artifact(None)
+    exact, encoder = OpenVINOEncoder(artifact, "f32"), OpenVINOEncoder(artifact, precision)
+    encoder.specialise()
+    tokenizer = Tokenizer.from_file(EMBEDDED / "tokenizer.json")
+    for text in tokenizer.encode_batch([*WHOLE, "부동산 임대차 계약 해지"], 16):
+        alone, beside = TokenBatch.pad([text.ids], tokenizer.pad_id), TokenBatch.pad([text.ids] * 2, tokenizer.pad_id)
+        size = artifact.manifest.vocabulary_size
+        expected, short, whole = (
+            dense(vector, size)
+            for vector in (exact.encode(alone)[0], encoder.encode(alone)[0], encoder.encode(beside)[0])
+        )
+        for found in (short, whole):
+            assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < encoder.rounding / 3
+        assert np.abs(short - whole).max() < 0.15
 
 
 def test_it_is_small_and_carries_its_figures() -> None:
