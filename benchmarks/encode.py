@@ -33,7 +33,12 @@ from sparse_encoder.packed import read_packed
 CASES = [(8, 1), (10, 1), (16, 1), (64, 1), (16, 32), (16, 128), (64, 32), (256, 8), (512, 4)]
 OURS = ["ours:f32", "ours:bf16", "ours:int8", "ours:int8-static"]
 PEERS = ["torch", "torch-bf16", "openvino", "openvino-int8"]
-NAMES = {"embedded": "embedded", "modernbert": "ModernBERT, 149 M", "bert": "BERT, 152 M"}
+NAMES = {
+    "embedded": "embedded",
+    "modernbert": "ModernBERT, 149 M",
+    "bert": "BERT, 152 M",
+    "xlmr": "XLM-R base, 278 M",
+}
 ROOT = Path(__file__).parent.parent
 
 

@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -72,9 +74,15 @@ async def measure(url: str, echo_url: str, in_process: float, seconds: float, ro
         echoed += await closed_loop(echo_url, 1, seconds, next_body)
     many = {}
     for clients in CLIENTS:
+        asking = time.process_time()
         answers = await closed_loop(url, clients, seconds * 2, next_body)
+        asking = time.process_time() - asking
         assert all(answer.status == 200 for answer in answers)
-        many[clients] = {"texts_per_second": len(answers) / (seconds * 2), **percentiles(a.seconds for a in answers)}
+        many[clients] = {
+            "texts_per_second": len(answers) / (seconds * 2),
+            "asking": asking / (seconds * 2 * (os.cpu_count() or 1)),  # share of the processors that the clients take
+            **percentiles(a.seconds for a in answers),
+        }
     capacity = max(result["texts_per_second"] for result in many.values())
     steady = {}
     for share in SHARES_OF_CAPACITY:
@@ -118,8 +126,10 @@ def table(result: dict[str, Any]) -> str:
     ]
     for clients, many in result["closed"].items():
         share = many["texts_per_second"] / result["in_process_texts_per_second"]
+        left = share / (1 - many["asking"])
         lines.append(
-            f"{clients:>4} clients {many['texts_per_second']:8.0f} texts/s ({share:.0%})   p50 {many['p50']:7.1f}   "
+            f"{clients:>4} clients {many['texts_per_second']:8.0f} texts/s ({share:.0%}, {left:.0%} of what is left) "
+            f"  p50 {many['p50']:7.1f}   "
             f"p95 {many['p95']:7.1f}   p99 {many['p99']:7.1f} ms   p99/p50 {many['p99'] / many['p50']:.1f}"
         )
     for share, steady in result["open"].items():
@@ -147,6 +157,13 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
             "share of the best batch in process",
             *(
                 f"{crowd['texts_per_second'] / result['in_process_texts_per_second']:.0%}"
+                for crowd, result in zip(crowds, results, strict=True)
+            ),
+        ],
+        [
+            "of what the clients leave of the processors",
+            *(
+                f"{crowd['texts_per_second'] / result['in_process_texts_per_second'] / (1 - crowd['asking']):.0%}"
                 for crowd, result in zip(crowds, results, strict=True)
             ),
         ],

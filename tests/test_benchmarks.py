@@ -86,11 +86,12 @@ def test_milliseconds_stand_beside_those_of_the_first_peer() -> None:
 
 
 def test_what_a_crowd_gets_stands_beside_the_best_batch() -> None:
-    crowd = {"texts_per_second": 450.0, "p50": 100.0, "p99": 120.0}
+    crowd = {"texts_per_second": 450.0, "asking": 0.1, "p50": 100.0, "p99": 120.0}
     times = {"query_ms": 5.0, "peer_ms": 20.0, "overhead_ms": 1.0, "echo_ms": 0.2}
     result = {"model": "embedded", "precision": "int8", "closed": {256: crowd}, "in_process_texts_per_second": 500.0}
     lines = http.markdown([result | times]).splitlines()
     assert lines[0] == "|  | embedded, `int8` |"
     assert "| one client, p50 (SparseEncoder in its own process) | 5.0 ms (20.0, 4.0x) |" in lines
     assert "| share of the best batch in process | 90% |" in lines
+    assert "| of what the clients leave of the processors | 100% |" in lines
     assert "| their p99 / p50 | 1.2 |" in lines
