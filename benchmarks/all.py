@@ -1,8 +1,8 @@
 """`python -m benchmarks.all --data DIR`: makes every figure anew that the documentation quotes.
 
-It writes them all into `benchmarks/figures/all.json`: of each its table, version, date, machine, command, and what
-neighbours took meanwhile. Which figures there are, and by which commands, they themselves say. Then bring them into the
-pages by `python -m scripts.figures`.
+It writes them all into `benchmarks/figures/all.json`: of each its table, version, date, machine and command, and of
+those that it measured how long that took and what neighbours took meanwhile. Which figures there are, and by which
+commands, they themselves say. Then bring them into the pages by `python -m scripts.figures`.
 """
 
 from __future__ import annotations
@@ -52,15 +52,24 @@ class Figure:
         return [*(str(data) if word == "..." else word for word in rest), "--figures"]
 
 
+def known(before: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """Every figure as it is now; with how it was measured, if it is that of `before`."""
+    found = {}
+    for file in sorted(DIRECTORY.glob("*.md")):
+        figure = asdict(Figure.parse(file.read_text(encoding="utf-8")))
+        there = before.get(file.stem, {})
+        found[file.stem] = there if there.items() >= figure.items() else figure
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="directory of the retrieval sets")
     parser.add_argument("--only", nargs="+", help="names of figures")
     options = parser.parse_args(arguments)
-    names = options.only or sorted(path.stem for path in DIRECTORY.glob("*.md"))
     target = DIRECTORY / "all.json"
-    measured = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
-    for name in names:
+    measured = known(json.loads(target.read_text(encoding="utf-8")) if target.exists() else {})
+    for name in options.only or sorted(measured):
         file = DIRECTORY / f"{name}.md"
         figure, before, started = Figure.parse(file.read_text(encoding="utf-8")), Ticks.now(), time.monotonic()
         print(f"{name}: {figure.command}", flush=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import encode, http, models
-from benchmarks.all import Figure
+from benchmarks.all import Figure, known
 from benchmarks.figures import DIRECTORY
 from benchmarks.noise import Ticks, Turns
 from benchmarks.roof import operations
@@ -83,6 +84,13 @@ def test_milliseconds_stand_beside_those_of_the_first_peer() -> None:
         "| milliseconds | `ours:bf16` | `torch` | `openvino` |\n|---|---|---|---|\n"
         "| BERT, 152 M: 1 text of 16 tokens | 20.0 (5.0x) | 100.0 |  |"
     )
+
+
+def test_one_file_holds_every_figure_as_it_is() -> None:
+    there = json.loads((DIRECTORY / "all.json").read_text(encoding="utf-8"))
+    assert known(there) == there, "a figure was measured since: python -m benchmarks.all --data DIR --only NAME"
+    changed = {name: {**figure, "table": "", "stolen": 0.5} for name, figure in there.items()}
+    assert all("stolen" not in figure for figure in known(changed).values())
 
 
 def test_what_a_crowd_gets_stands_beside_the_best_batch() -> None:

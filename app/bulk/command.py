@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -71,14 +71,7 @@ def _encode(options: argparse.Namespace) -> int:
         index = None
         if to_index:
             connection = from_options(options, url)
-            index = Index(
-                stack.enter_context(connection.open()),
-                name,
-                fields,
-                _say,
-                patience_seconds=options.patience,
-                merged=options.merge,
-            )
+            index = Index(stack.enter_context(connection.open()), name, fields, _say)
         vectors = _vectors(options, index.format if index else "word")
         artifact = open_artifact(model)
         version = artifact.manifest.version
@@ -102,15 +95,19 @@ def _encode(options: argparse.Namespace) -> int:
         manifest = prepare(files, wanted, sources, _say)
         sink: Sink
         target: Target
+        writing: AbstractContextManager[None] = nullcontext()
         if index:
             sink, target = IndexSink(connection, name, options.patience, _say), index
-            stack.enter_context(index.without_refresh(files))
+            writing = index.without_refresh(files)
         elif options.to == "jsonl":
             sink = target = JsonLines(files)
         else:
             sink = target = Parquet(files, version, wanted.fields, manifest.columns)
         job = Job(replace(model, version=version), wanted, sink)
-        summary = go_on(files, manifest, sources, job, way, target, _say, metrics)
+        with writing:
+            summary = go_on(files, manifest, sources, job, way, target, _say, metrics)
+        for line in index.settle(options.patience, merged=options.merge) if index else ():
+            _say(line)
     return _told(summary, files.url, options.max_rejected)
 
 

@@ -15,7 +15,7 @@ from app.bulk.encoding import Format
 from app.bulk.files import RunFiles, SinkError
 from app.bulk.patience import LATER, Patience, Say, may_pass
 from app.bulk.rows import Bad
-from app.bulk.settling import merge, wait_for_copies
+from app.bulk.settling import Settling
 from app.bulk.sinks import Item, Sample, bulk_lines
 from app.bulk.sizing import BulkSize
 from app.opensearch.advice import explained
@@ -104,15 +104,9 @@ class IndexSink:
 class Index:
     """The index before, during and after the run."""
 
-    def __init__(
-        self, cluster: Cluster, name: str, fields: Sequence[str], say: Say, *, patience_seconds: float, merged: bool
-    ) -> None:
-        """`merged`: into one segment a shard, in the end.
-
-        :raises SinkError: if the index is not there, or has no fields for the vectors.
-        """
+    def __init__(self, cluster: Cluster, name: str, fields: Sequence[str], say: Say) -> None:
+        """:raises SinkError: if the index is not there, or has no fields for the vectors."""
         self._cluster, self._name, self._say = cluster, name, say
-        self._patience_seconds, self._merged = patience_seconds, merged
         try:
             index = find_index(cluster, name)
         except OpenSearchError as error:
@@ -206,12 +200,19 @@ class Index:
                             f"the document {sample.id!r} of {self._name} has another {field}_sparse than was written: "
                             "something else writes there, or the index keeps no _source"
                         )
-            told.append(f"{same} of them have the vectors that were written")
-            if self._merged:
-                told.append(merge(self._cluster, self._name, self._say))
-            return [*told, wait_for_copies(self._cluster, self._name, self._patience_seconds, self._say)]
+            return [*told, f"{same} of them have the vectors that were written"]
         except OpenSearchError as error:
             raise SinkError(str(error)) from error
+
+    def settle(self, patience_seconds: float, *, merged: bool) -> Iterator[str]:
+        """After `finish` and `without_refresh`: waits for its copies, and makes one segment of each if `merged`.
+
+        :raises SinkError, OpenSearchError: if it is not to be had; the documents are there all the same.
+        """
+        settling = Settling(self._cluster, self._name, patience_seconds, self._say)
+        yield settling.wait_for_copies()
+        if merged:
+            yield settling.merge()
 
 
 def _next_body(rest: deque[Item], most_bytes: int) -> tuple[list[Item], bytes]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from app.bulk.encoding import BulkEncoder, Encoded, ModelChoice, VectorChoice, load, open_artifact
+from app.models.loaded import LoadedModel
+from sparse_encoder.store import Store
 
 if TYPE_CHECKING:
     import pyarrow
+
+_loading = Lock()
+_kept: dict[ModelChoice, LoadedModel] = {}  #: the last one of this process
 
 
 class Encode:
@@ -32,7 +38,7 @@ class Encode:
         :raises ArtifactError, ModelError, EncoderError, StoreError: if it cannot be had, or not be served.
         """
         self._texts = texts
-        self._encoder = _encoder(model, vectors, open_artifact(model).manifest.version)
+        self._encoder = BulkEncoder(_loaded(model), vectors)
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """:raises ValueError: if a column is missing, or holds no texts."""
@@ -51,10 +57,15 @@ class Encode:
         return table
 
 
-@lru_cache(maxsize=1)
-def _encoder(model: ModelChoice, vectors: VectorChoice, version: str) -> BulkEncoder:
-    """`version`: what `model` stands for now, so that an alias that moves, or other files, are loaded anew."""
-    return BulkEncoder(load(model, open_artifact(model)), vectors)
+def _loaded(choice: ModelChoice) -> LoadedModel:
+    """What `choice` stands for now, if it names a version of a store; else what it stood for the first time."""
+    if choice.store is not None:
+        choice = replace(choice, version=Store(choice.store).resolve(choice.version))
+    with _loading:
+        if choice not in _kept:
+            _kept.clear()  # the next one may need its memory
+            _kept[choice] = load(choice, open_artifact(choice))
+        return _kept[choice]
 
 
 def vector_column(vectors: Sequence[Encoded | None]) -> pyarrow.Array:

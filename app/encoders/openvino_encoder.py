@@ -98,12 +98,15 @@ class OpenVINOEncoder:
         bfloat16 = precision == "bf16" or (precision == "int8-static" and has_bfloat16())
         build = partial(_build, artifact, precision, self._emitted_ids, cache_dir, bfloat16)
         graph = build(blocks=False)
-        self._properties = _properties(bfloat16, int8=precision == "int8", threads=threads)
-        self._short_properties = self._properties
-        if precision == "bf16" and _has_int8(graph):
-            # A single short text waits for the weights more than for products: in int8 it takes a fifth less time.
-            self._short_properties = _properties(False, int8=True, threads=threads)
-            self.rounding = max(self.rounding, ROUNDING["int8"])
+        self._properties: dict[str, object] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if precision == "int8" else 0,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share the same few cores
+            "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
+        }
+        if threads:
+            self._properties["INFERENCE_NUM_THREADS"] = threads
         self._spare_graph: ov.Model | None = graph.clone()  # shares the weights
         self._request = _compiled(self._properties, graph)
         self._shape: tuple[int, int] | None = None  #: of the last run, if it was since memory was given back
@@ -126,7 +129,7 @@ class OpenVINOEncoder:
             return
         ids, lengths = graph.inputs
         graph.reshape({ids: ov.PartialShape([1, SHORT]), lengths: ov.PartialShape([1])})
-        self._short_request = _prepared(_compiled(self._short_properties, graph), SHORT)
+        self._short_request = _prepared(_compiled(self._properties, graph), SHORT)
 
     def prepare_aside(self) -> None:
         """See `Encoder.prepare_aside`."""
@@ -219,18 +222,6 @@ def _up(number: int, step: int) -> int:
 def has_bfloat16() -> bool:
     """Whether this CPU has instructions for it."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _properties(bfloat16: bool, *, int8: bool, threads: int) -> dict[str, object]:
-    """Of a compiled graph; `int8`: products of weights in blocks with activations in blocks."""
-    found: dict[str, object] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK if int8 else 0,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share the same few cores
-        "CPU_RUNTIME_CACHE_CAPACITY": KERNELS_KEPT,
-    }
-    return found | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
 
 
 def _compiled(properties: dict[str, object], graph: ov.Model) -> ov.InferRequest:

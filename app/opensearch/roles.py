@@ -7,7 +7,13 @@ from typing import Any
 
 PREDICT = "cluster:admin/opensearch/ml/predict"  #: encodes a text; who indexes or searches does so
 SETTINGS = "cluster:admin/settings/update"
-SEES_CLUSTER = ["cluster:monitor/main", "cluster:monitor/nodes/info", "cluster:monitor/state"]
+SEES_CLUSTER = [
+    "cluster:monitor/health",
+    "cluster:monitor/main",
+    "cluster:monitor/nodes/info",
+    "cluster:monitor/state",
+    "cluster:monitor/task/get",
+]
 MAKES_RESOURCES = [
     "cluster:admin/ingest/pipeline/delete",
     "cluster:admin/ingest/pipeline/get",
@@ -48,10 +54,12 @@ MAKES_INDICES = [
     "indices:admin/delete",
     "indices:admin/get",
     "indices:admin/aliases*",
+    "indices:admin/forcemerge*",
     "indices:admin/mapping/put",
     "indices:admin/refresh*",
     "indices:admin/resolve/index",
     "indices:admin/settings/update",
+    "indices:monitor/segments*",
     "indices:monitor/settings/get",
 ]
 WRITES = [f"indices:data/write/{what}" for what in ("index", "delete", "update", "bulk*")]

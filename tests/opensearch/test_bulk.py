@@ -108,7 +108,7 @@ def test_an_index_gets_vectors_that_are_ready(
     assert f"{index} is merged into one segment a shard" in said.out
     (shard,) = live.cluster.request("GET", f"/{index}/_segments")["indices"][index]["shards"].values()
     assert [copy["num_search_segments"] for copy in shard] == [1]
-    assert f"{index} is yellow: 1 copies of its shards are not there, since 2 copies of each need" in said.out
+    assert f"{index} is yellow: 1 copies of its shards are not there, for which there are too few" in said.out
     form = "sparse_vector" if engine == "seismic" else "word"
     assert_vectors(live.vectors(index), service.encode(SENTENCES, sparse_embedding_format=form))
     assert "0" in live.search(index, neural("text_sparse", SENTENCES[0]))

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.bulk.command import main as bulk
 from app.opensearch.__main__ import main
 from app.opensearch.roles import PREDICT
 from scripts.opensearch_parts import NodeError, missing_tools
@@ -155,6 +156,21 @@ def test_each_role_can_do_its_work_and_no_other(secured: Secured, run: As) -> No
     secured.admin.delete("/ko-sparse-a,ko-sparse-b")
     assert "removed connector ko-sparse-documents" in run("otto", "teardown")
     assert "there is nothing of the set-up ko-sparse" in run("anna", "teardown")
+
+
+def test_the_operator_may_do_what_a_whole_corpus_needs(
+    secured: Secured, run: As, tiny_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("otto", "setup")
+    assert ask(secured, "otto", "PUT", "/ko-sparse-a", {}).is_success
+    (tmp_path / "a.jsonl").write_text('{"text": "손해배상 청구"}\n{"text": "보험 계약"}\n', encoding="utf-8")
+    command = ["encode", tmp_path / "a.jsonl", f"{secured.node.url}/ko-sparse-a", "--merge", "--part-rows", 1]
+    command += ["--model", tiny_artifact, "--run-dir", tmp_path / "run", "--cache-dir", tmp_path / "cache"]
+    command += ["--ca-file", secured.authority, "--user", "otto", "--password-file", tmp_path / "password"]
+    assert bulk(list(map(str, command))) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "ko-sparse-a is yellow: 1 copies of its shards are not there, for which there are too few data nodes" in said
+    assert "ko-sparse-a is merged into one segment a shard" in said
 
 
 def test_models_are_for_those_that_access_says(secured: Secured, run: As) -> None:

@@ -75,8 +75,8 @@ class Pretender:
         self.most_bytes = 100_000_000  #: of a body
         self.busy = 0  #: bulk requests that are refused for now
         self.bodies: list[tuple[int, int]] = []  #: status and bytes of each bulk request
-        self.copies = 1  #: wanted of each shard
-        self.coming = 0  #: times that it is asked for its health before the last copy is there
+        #: What it answers to the first times that a path is asked for; an error of that status, if it is a number.
+        self.scripted: dict[str, list[Any]] = {}
         self.asked: Callable[[str, str], None] = lambda method, path: None
 
     def add(self, name: str, documents: list[dict[str, Any]], **more: Any) -> Documents:
@@ -89,10 +89,13 @@ class Pretender:
         parts, query = unquote(urlsplit(url).path).strip("/").split("/"), parse_qs(urlsplit(url).query)
         if parts == [""]:
             return 200, {"version": {"distribution": "opensearch", "number": "3.6.0"}}
+        if answers := self.scripted.get(urlsplit(url).path):
+            answer = answers.pop(0)
+            return (answer, {"error": "scripted"}) if isinstance(answer, int) else (200, answer)
         if parts[:2] == ["_cluster", "health"]:
-            return 200, self.health(parts[2])
+            return 200, health("green", replicas=0)
         if parts[0] == "_tasks":
-            return 200, {"completed": True, "response": {"_shards": {"total": 1, "successful": 1, "failed": 0}}}
+            return 200, merged()
         index, action = self.indices.get(parts[0]), "/".join([method, *parts[1:2]])
         if index is None:
             return 404, {"error": {"type": "index_not_found_exception", "reason": parts[0]}}
@@ -115,20 +118,27 @@ class Pretender:
             return (200, {"_version": one.version, "_source": one.source}) if one else (404, {"found": False})
         if action == "POST/_forcemerge":
             return 200, {"task": "node:1"}
+        if action == "GET/_segments":
+            return 200, {"indices": {parts[0]: {"shards": {"0": [{"num_search_segments": 1}]}}}}
         return 200, {}
 
-    def health(self, name: str) -> dict[str, Any]:
-        """Of two data nodes."""
-        there = self.coming == 0 and self.copies <= 2
-        starting = int(self.coming > 0)
-        self.coming = max(0, self.coming - 1)
-        return {
-            "status": "green" if there else "yellow",
-            "initializing_shards": starting,
-            "unassigned_shards": 0 if there else self.copies - 1 - starting,
-            "number_of_data_nodes": 2,
-            "indices": {name: {"number_of_replicas": self.copies - 1}},
-        }
+
+def health(status: str, *, replicas: int = 1, unassigned: int = 0, initializing: int = 0, delayed: int = 0) -> Any:
+    """As two data nodes tell it of an index of one shard."""
+    return {
+        "status": status,
+        "number_of_data_nodes": 2,
+        "unassigned_shards": unassigned,
+        "initializing_shards": initializing,
+        "delayed_unassigned_shards": delayed,
+        "indices": {"new": {"number_of_shards": 1, "number_of_replicas": replicas}},
+    }
+
+
+def merged(**more: Any) -> Any:
+    """A task that has ended."""
+    shards = {"total": 1, "successful": 1, "failed": 0}
+    return {"completed": True, "response": {"_shards": shards | more}}
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import certifi
 import pytest
 
-from app.bulk import settling, sources
+from app.bulk import sources
 from app.bulk.index import REFRESH
 from tests.app.bulk.corpus import Command, documents, parquet, write
 from tests.app.bulk.pretender import Pretender, serving
@@ -192,47 +191,3 @@ def test_what_is_refused_for_now_is_sent_again_and_none_is_lost(
     assert code == 0, said
     assert len(new.documents) == 20
     assert [status for status, _ in opensearch.bodies].count(503) == 2
-
-
-@pytest.mark.parametrize(
-    ("copies", "coming", "told"),
-    [
-        (1, 0, "new is green"),
-        (2, 2, "new is green"),
-        (3, 0, "new is yellow: 2 copies of its shards are not there, since 3 copies of each need as many data nodes"),
-    ],
-)
-def test_copies_are_waited_for_while_they_may_come(
-    command: Command,
-    opensearch: Pretender,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    copies: int,
-    coming: int,
-    told: str,
-) -> None:
-    monkeypatch.setattr(settling, "PAUSE_SECONDS", 0.0)
-    opensearch.add("new", [])
-    opensearch.copies, opensearch.coming = copies, coming
-    source = write(tmp_path / "a.jsonl", documents(6))
-    code, said = command(source, f"{opensearch.url}/new", "--id", "id", "--run-dir", tmp_path / "run")
-    assert (code, opensearch.coming) == (0, 0), said
-    assert told in said
-
-
-def test_copies_are_not_waited_for_beyond_patience(
-    command: Command, opensearch: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(settling, "PAUSE_SECONDS", 0.0)
-    opensearch.add("new", [])
-    opensearch.copies, opensearch.coming = 2, sys.maxsize
-    source = write(tmp_path / "a.jsonl", documents(6))
-    more = ("--id", "id", "--run-dir", tmp_path / "run", "--patience", 0.01)
-    code, said = command(source, f"{opensearch.url}/new", *more)
-    assert code == 0, said
-    assert "new is yellow: 1 copies of its shards are not there after 0 s: GET /_cluster/allocation/explain" in said
-
-
-def test_a_directory_is_not_merged(command: Command, tmp_path: Path) -> None:
-    code, said = command(write(tmp_path / "a.jsonl", documents(6)), tmp_path / "out", "--merge")
-    assert (code, "--merge is of an index" in said) == (1, True), said

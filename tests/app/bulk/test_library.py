@@ -6,16 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.bulk import Encode, ModelChoice, VectorChoice
-from app.models.loaded import load_model
+from app.bulk import Encode, ModelChoice, VectorChoice, library
+from app.bulk.encoding import load
+from app.models.loaded import LoadedModel, load_model
 from scripts.opensearch_parts import find_jdk
-from sparse_encoder.artifact import read_artifact
+from sparse_encoder.artifact import Artifact, read_artifact
 from tests.app.conftest import openvino
 from tests.app.server import ROOT
 from tests.tiny import SENTENCES
@@ -37,15 +39,23 @@ def test_columns_of_vectors(tiny_artifact: Path) -> None:
         encode(pa.table({"text": [1]}))
 
 
-def test_a_model_is_loaded_once_in_a_process(tiny_artifact: Path) -> None:
+def test_a_model_is_loaded_once_in_a_process(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[ModelChoice] = []
+
+    def counted(choice: ModelChoice, artifact: Artifact) -> LoadedModel:
+        loaded.append(choice)
+        return load(choice, artifact)
+
+    monkeypatch.setattr(library, "load", counted)
+    monkeypatch.setattr(library, "_kept", {})
     choice = ModelChoice(model=str(tiny_artifact), precision="f32", threads=1)
-    first, second, other = (
-        Encode(model=choice),
-        Encode(model=choice),
-        Encode(model=choice, vectors=VectorChoice(top_k=5)),
-    )
-    assert first._encoder is second._encoder
-    assert other._encoder is not first._encoder
+    for vectors in (VectorChoice(), VectorChoice(), VectorChoice(input_type="query", top_k=5)):
+        Encode(model=choice, vectors=vectors)
+    assert loaded == [choice]
+    Encode(model=replace(choice, precision="int8"))
+    assert len(loaded) == 2
+    Encode(model=choice)
+    assert len(loaded) == 3
 
 
 @pytest.mark.slow
