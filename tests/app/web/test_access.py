@@ -191,7 +191,8 @@ async def test_pages_of_other_origins_may_not_ask_unless_they_are_named(settings
 
 async def test_a_text_of_too_many_characters_loses_its_end_or_is_refused(settings: Settings) -> None:
     long = "손해배상 청구와 그 밖의 일"
-    async with serving(settings, max_characters_per_text=5) as client:
+    # In bf16 a weak word may come or go with what else is in its batch.
+    async with serving(settings, max_characters_per_text=5, precision="f32") as client:
         both = {"texts": [long, "지하철", long[:5]]}
         cut, short, same = (await client.post("/encode", json=both)).json()
         assert cut == same != short
