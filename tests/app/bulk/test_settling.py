@@ -49,6 +49,7 @@ def comes_to(command: Command, opensearch: Pretender, tmp_path: Path) -> ComesTo
         [health("yellow", initializing=1), health("yellow", initializing=1)],
         [health("yellow", unassigned=1)],  # which does not begin to come yet
         [health("yellow", unassigned=1, delayed=1)],
+        [health("yellow", replicas=2, unassigned=1, delayed=1)],  # of a node that may come back
         [health("red", unassigned=2)],
         [503, 429],
         # One copy comes, the other has no node.

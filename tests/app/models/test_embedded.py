@@ -94,6 +94,10 @@ def test_a_single_short_text_has_the_vector_of_its_batch(precision: CpuPrecision
     artifact = open_artifact(None)
     exact, encoder = OpenVINOEncoder(artifact, "f32"), OpenVINOEncoder(artifact, precision)
     encoder.specialise()
+    assert encoder._short_request
+    graphs = [request.get_compiled_model() for request in (encoder._request, encoder._short_request)]
+    for hint in ("INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE"):
+        assert graphs[0].get_property(hint) == graphs[1].get_property(hint)
     tokenizer = Tokenizer.from_file(EMBEDDED / "tokenizer.json")
     for text in tokenizer.encode_batch([*WHOLE, "부동산 임대차 계약 해지"], 16):
         alone, beside = TokenBatch.pad([text.ids], tokenizer.pad_id), TokenBatch.pad([text.ids] * 2, tokenizer.pad_id)
