@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from app.bulk.files import SinkError
 from app.bulk.patience import Patience, Say, may_pass
-from app.opensearch.cluster import Body, Cluster, RequestFailed, error_text
+from app.opensearch.cluster import Cluster, RequestFailed, error_text
 from app.opensearch.facts import OpenSearchError
 
 PAUSE_SECONDS = 1.0
@@ -89,11 +89,11 @@ class Settling:
                 self._say(f"{what} yet")
             time.sleep(PAUSE_SECONDS)
 
-    def _ask(self, method: str, path: str, body: Body = None) -> Any:
+    def _ask(self, method: str, path: str) -> Any:
         patience = Patience(self._name, self._patience_seconds, self._say)
         while True:
             try:
-                return self._cluster.request(method, path, body)
+                return self._cluster.request(method, path)
             except OpenSearchError as error:
                 if not may_pass(error):
                     raise
